@@ -1,0 +1,226 @@
+"""What all strategies that carry one raw elementary stream share: scale, padding, PyAV encoding and decoding.
+
+Owns the payload layout and everything that must hold whatever the encoder: one scale byte and the raw stream,
+sizes derived and never stored, the frame count checked after every encode, a decoder that trusts nothing.
+Which encoder is called with which settings is each strategy's own file.
+
+    source size --shrink--> scaled size --repeat edges--> coded size (even, at least the encoder's minimum)
+    source size <-enlarge-- scaled size <-----crop------- decoded pictures
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from codec.errors import BadInputError, BitstreamError, EncodeError
+from codec.frames import Frames, Plane, VideoFormat
+from codec.resample import SCALES, enlarge, scaled_format, shrink
+from codec.strategies.protocol import EncodeSettings
+
+# Values that every one of the encoders accepts; the .evc header carries the exact description in any case.
+PRIMARIES = frozenset({1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12})
+TRANSFERS = frozenset({1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18})
+MATRICES = frozenset({1, 2, 4, 5, 6, 7, 9, 10, 12, 13, 14})
+UNSPECIFIED = 2
+ENCODER_RATES = (1, 240)
+FALLBACK_RATE = Fraction(25)
+# Decoders round a picture's size up to whole blocks before they allocate it.
+BLOCK_MARGIN = 128
+
+EncodeStream = Callable[[Frames, VideoFormat, float, str, Mapping[str, str]], bytes]
+SplitStream = Callable[[bytes], Iterable[bytes]]
+
+
+@dataclass
+class ElementaryStrategy:
+    """A `Strategy` around one encoder.
+
+    decoder                FFmpeg's name of the decoder
+    bit_depth              8 or 10: of the coded pictures; 10-bit ones are rounded back to 8
+    presets                the encoder's names, fastest first
+    default_quality_range  the rate parameter at quality 0 and at quality 1
+    rate_step              the rate parameter is rounded to a multiple of this
+    minimum_side           luma samples: smaller pictures are padded to it
+    encode_stream          (coded frames, their format, rate parameter, preset, options) -> raw elementary stream
+    split_stream           cuts a stream into packets where FFmpeg's parser does not
+    """
+
+    name: str
+    code: int
+    decoder: str
+    bit_depth: int
+    presets: tuple[str, ...]
+    default_preset: str
+    default_quality_range: tuple[float, float]
+    rate_step: float
+    minimum_side: int
+    encode_stream: EncodeStream
+    split_stream: SplitStream | None = None
+
+    def encode(self, frames: Frames, video: VideoFormat, settings: EncodeSettings) -> bytes:
+        """One scale byte and the elementary stream. The same frames and settings always give the same bytes."""
+        if settings.scale not in SCALES:
+            raise BadInputError(f"unknown scale {settings.scale!r}: choose one of {', '.join(SCALES)}")
+        preset = settings.preset or self.default_preset
+        if preset not in self.presets:
+            raise BadInputError(f"{self.name} has no preset {preset!r}: choose one of {', '.join(self.presets)}")
+        coded = self._coded_format(video, settings.scale)
+        small = shrink(frames, video, settings.scale)
+        padded = Frames(
+            _pad(small.y, coded.height, coded.width),
+            _pad(small.u, coded.chroma_height, coded.chroma_width),
+            _pad(small.v, coded.chroma_height, coded.chroma_width),
+        )
+        stream = self.encode_stream(padded, coded, self.rate(settings), preset, settings.options)
+        decoded = self.count_frames(stream, coded, len(frames))
+        if decoded != len(frames):
+            raise EncodeError(f"{self.name} coded {decoded} of {len(frames)} frames at {coded.width}×{coded.height}")
+        return bytes([list(SCALES).index(settings.scale)]) + stream
+
+    def decode(self, payload: bytes, video: VideoFormat, frame_count: int) -> Frames:
+        """Exactly `frame_count` frames at the size of `video`; decoding stops at the first picture too many."""
+        if not payload or payload[0] >= len(SCALES):
+            raise BitstreamError(f"the {self.name} payload does not start with a known scale code")
+        scale = list(SCALES)[payload[0]]
+        coded, small = self._coded_format(video, scale), scaled_format(video, scale)
+        pictures = []
+        for y, u, v in self._pictures(payload[1:], coded, frame_count):
+            cropped = Frames(
+                y[None, : small.height, : small.width],
+                u[None, : small.chroma_height, : small.chroma_width],
+                v[None, : small.chroma_height, : small.chroma_width],
+            )
+            pictures.append(enlarge(cropped, video, scale))
+        if len(pictures) != frame_count:
+            raise BitstreamError(f"the {self.name} payload holds {len(pictures)} of {frame_count} frames")
+        return Frames.concatenate(pictures)
+
+    def rate(self, settings: EncodeSettings) -> float:
+        """The encoder's CRF or QP for these settings."""
+        low, high = settings.quality_range or self.default_quality_range
+        return round((low + settings.quality * (high - low)) / self.rate_step) * self.rate_step
+
+    def count_frames(self, stream: bytes, coded: VideoFormat, expected: int) -> int:
+        """How many pictures a decoder makes of a stream just encoded. Raises EncodeError where it cannot."""
+        try:
+            return sum(1 for _ in self._pictures(stream, coded, expected))
+        except BitstreamError as error:
+            raise EncodeError(f"{self.name} wrote a stream that does not decode: {error}") from error
+
+    def _coded_format(self, video: VideoFormat, scale: str) -> VideoFormat:
+        small = scaled_format(video, scale)
+        width, height = (max(self.minimum_side, side + side % 2) for side in (small.width, small.height))
+        return VideoFormat(width, height, encoder_rate(video.frame_rate), video.color)
+
+    def _pictures(self, stream: bytes, coded: VideoFormat, frame_count: int) -> Iterator[tuple[Plane, ...]]:
+        """The decoded planes of each picture, in order of output."""
+        formats = ("yuv420p", "yuvj420p") if self.bit_depth == 8 else ("yuv420p10le",)
+        count = 0
+        try:
+            for picture in self._decoded(stream, coded):
+                count += 1
+                if count > frame_count:
+                    raise BitstreamError(f"the {self.name} payload holds more than {frame_count} frames")
+                if (picture.width, picture.height) != (coded.width, coded.height):
+                    raise BitstreamError(
+                        f"the {self.name} payload is {picture.width}×{picture.height}, not {coded.width}×{coded.height}"
+                    )
+                if picture.format.name not in formats:
+                    raise BitstreamError(f"the {self.name} payload is {picture.format.name}, not {formats[0]}")
+                yield tuple(self._plane(picture, index) for index in range(3))
+        except av.FFmpegError as error:
+            raise BitstreamError(f"the {self.name} payload does not decode: {error.strerror}") from error
+
+    def _decoded(self, stream: bytes, coded: VideoFormat) -> Iterator[Any]:
+        context = av.CodecContext.create(self.decoder, "r")
+        context.thread_count = 1
+        limit = (coded.width + BLOCK_MARGIN) * (coded.height + BLOCK_MARGIN)
+        context.options = {"max_pixels": str(limit), "err_detect": "explode"}
+        if self.split_stream:
+            packets: Iterable[Any] = (av.Packet(piece) for piece in self.split_stream(stream))
+        else:
+            packets = [*context.parse(stream), *context.parse(None)] if stream else []
+        for packet in packets:
+            yield from context.decode(packet)
+        yield from context.decode(None)
+
+    def _plane(self, picture: Any, index: int) -> Plane:
+        plane = picture.planes[index]
+        rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[: plane.height]
+        if self.bit_depth == 8:
+            return rows[:, : plane.width].copy()
+        wide: npt.NDArray[np.uint16] = rows[:, : 2 * plane.width].copy().view("<u2")
+        rounded: Plane = np.minimum((wide + 2) >> 2, 255).astype(np.uint8)
+        return rounded
+
+
+def encoder_rate(rate: Fraction) -> Fraction:
+    """The frame rate an encoder is told: near enough for its rate control, and one that it accepts.
+
+    The exact rate is the container's.
+    """
+    near = rate.limit_denominator(1001)
+    return near if ENCODER_RATES[0] <= near <= ENCODER_RATES[1] else FALLBACK_RATE
+
+
+def color_options(video: VideoFormat) -> dict[str, str]:
+    """FFmpeg's codec options that put the colour description into the stream."""
+    color = video.color
+    return {
+        "color_primaries": str(color.primaries if color.primaries in PRIMARIES else UNSPECIFIED),
+        "color_trc": str(color.transfer if color.transfer in TRANSFERS else UNSPECIFIED),
+        "colorspace": str(color.matrix if color.matrix in MATRICES else UNSPECIFIED),
+        "color_range": "2" if color.full_range else "1",
+    }
+
+
+def join_options(name: str, options: Mapping[str, str], separator: str = ":") -> str:
+    """`key=value:key=value`. Raises BadInputError where a key or value would break that syntax."""
+    for key, value in options.items():
+        if not key or not value or set(key) & {separator, "="} or separator in value:
+            raise BadInputError(f"{name}: option {key}={value} is empty or contains {separator!r} or '='")
+    return separator.join(f"{key}={value}" for key, value in options.items())
+
+
+def encode_with_pyav(encoder: str, frames: Frames, video: VideoFormat, options: Mapping[str, str]) -> list[bytes]:
+    """The packets that FFmpeg's `encoder` makes of `frames`, whose sides must be even.
+
+    Raises EncodeError where the encoder refuses an option or fails.
+    """
+    shown = " ".join(f"{key}={value}" for key, value in options.items())
+    try:
+        context = av.CodecContext.create(encoder, "w")
+        context.width, context.height, context.pix_fmt = video.width, video.height, "yuv420p"
+        context.framerate, context.time_base = video.frame_rate, 1 / video.frame_rate
+        context.options = {**color_options(video), **options}
+        context.open()
+        if context.options:
+            raise EncodeError(f"{encoder} does not know the option {', '.join(context.options)}")
+        packets = [packet for frame in _av_frames(frames, context) for packet in context.encode(frame)]
+        return [bytes(packet) for packet in (*packets, *context.encode(None))]
+    except av.FFmpegError as error:
+        size = f"{video.width}×{video.height}"
+        raise EncodeError(f"{encoder} failed at {size} with {shown}: {error.strerror}") from error
+
+
+def _av_frames(frames: Frames, context: Any) -> Iterator[Any]:
+    for index in range(len(frames)):
+        frame = av.VideoFrame(context.width, context.height, "yuv420p")
+        for target, source in zip(frame.planes, frames.planes(), strict=True):
+            rows = np.frombuffer(target, dtype=np.uint8).reshape(-1, target.line_size)
+            rows[: source.shape[1], : source.shape[2]] = source[index]
+        frame.pts, frame.time_base = index, context.time_base
+        yield frame
+
+
+def _pad(plane: Plane, height: int, width: int) -> Plane:
+    """Repeat the last row and column until the plane has this size."""
+    rows, columns = height - plane.shape[1], width - plane.shape[2]
+    return np.pad(plane, ((0, 0), (0, rows), (0, columns)), mode="edge") if rows or columns else plane

@@ -1,0 +1,515 @@
+"""Frames in and out of video files, with PyAV.
+
+Owns opening whatever FFmpeg reads, bringing it to 8-bit 4:2:0 at a constant frame rate, and writing lossless
+files. Every change made to the source on the way is told in `VideoReader.warnings`; 8-bit 4:2:0 at a constant
+rate comes through bit for bit. The .evc container is `codec.bitstream`'s; quality is `codec.quality`'s.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import av
+import av.logging
+import numpy as np
+import numpy.typing as npt
+
+from codec.errors import BadInputError
+from codec.frames import ColorDescription, Frames, Plane, VideoFormat
+
+MAX_SIDE = 16384  # what H.264, HEVC and AV1 encoders take; above it a header is damaged or hostile
+WRITABLE_SUFFIXES = (".y4m", ".mkv", ".mp4")
+
+_Samples = npt.NDArray[Any]
+
+# Planar layouts read without swscale; the name says how chroma is subsampled and how deep samples are.
+_PLANAR = re.compile(r"(?:yuv[aj]?4(?:20|22|44|40|11|10)p|gray)(9|10|12|14|16)?(?:le)?")
+_SUBSAMPLING = {(8, 8): "444", (4, 8): "422", (4, 4): "420", (8, 4): "440", (2, 8): "411", (2, 2): "410"}
+
+_UNTIMED_CONTAINERS = {
+    "yuv4mpegpipe",
+    "rawvideo",
+}  # one rate in the header; scanning them would read the whole file
+_TEXT_DEMUXERS = {"tty"}  # FFmpeg renders a .txt file as ANSI art; nobody who names one means that
+_MAX_GUESSED_RATE = 240  # above it FFmpeg's guess is the resolution of the timestamps, not a frame rate
+_MAX_GAP_SECONDS = 600  # a longer hole in the timestamps is damage, and filling it would never end
+_DEFAULT_RATE = Fraction(25)
+
+
+def open_video(path: str | Path) -> VideoReader:
+    """Open `path` for one pass over its frames, as 8-bit 4:2:0 at a constant rate.
+
+    Takes the first video stream that is not cover art. Raises BadInputError where there is nothing to read.
+    """
+    path = Path(path)
+    _require_readable_file(path)
+    container = _open_container(path)
+    try:
+        return VideoReader(path, container)
+    except BaseException:
+        container.close()
+        raise
+
+
+class VideoReader:
+    """The frames of one file, once, in order. Made by `open_video`; closes its file as a context manager.
+
+    format       size, rate and colour of the frames it gives
+    warnings     one sentence for each way in which the frames differ from the source; complete after the last
+    frame_count  what the container says, None where it does not; not a promise
+
+    Damage that the decoder cannot step over raises BadInputError at that frame. Damage that it conceals
+    and a file that ends early become warnings.
+    """
+
+    def __init__(self, path: Path, container: av.container.InputContainer) -> None:
+        self._path = path
+        self._container = container
+        self._stream = _video_stream(path, container)
+        self._decoded = 0
+        self._damaged: list[int] = []
+        self._frames = self._decode()
+        first = next(self._frames, None)
+        if first is None:
+            raise BadInputError(f"{path}: its video stream has no frames; check the file with ffprobe")
+        self.warnings: list[str] = []
+        rate, self._repeats = self._timing()
+        self.format = VideoFormat(first.width, first.height, rate, _color(first))
+        self.frame_count: int | None = self._stream.frames or None
+        self.warnings.extend(_conversions(first, self._stream))
+        self._frames = chain([first], self._frames)
+        self._output = self._resampled()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Frames]:
+        """Frames of length 1. There is one pass: a second loop goes on where the first one stopped."""
+        return self._output
+
+    def read(self, max_frames: int | None = None) -> Frames:
+        """The next `max_frames` frames, or all that are left, stacked; possibly none."""
+        parts = list(islice(self._output, max_frames))
+        return Frames.concatenate(parts) if parts else _no_frames(self.format)
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        """Decoded frames as they come; errors translated, concealed damage noted.
+
+        FFmpeg conceals a damaged FFV1 slice or H.264 macroblock without an error and without a flag that PyAV
+        shows: only its log tells, so each step listens to it. Slice threads, PyAV's default, end within a
+        step; frame threads would log outside it.
+        """
+        frames = self._container.decode(self._stream)
+        names = {self._container.format.name, self._stream.codec_context.name}
+        while True:
+            with av.logging.Capture(local=False) as log:
+                av.logging.set_level(av.logging.ERROR)
+                av.logging.set_skip_repeated(False)  # or the second damaged file with the same message passes
+                try:
+                    frame = next(frames, None)
+                except av.FFmpegError as error:
+                    raise BadInputError(
+                        f"{self._path}: decoding fails after {self._decoded} frames ({_reason(error)}); "
+                        "the file is damaged: get a whole copy, or cut it before that place"
+                    ) from error
+                finally:
+                    av.logging.set_level(None)
+            if any(name in names for _, name, _ in log) or (frame is not None and frame.is_corrupt):
+                self._damaged.append(self._decoded)
+            if frame is None:
+                return
+            self._decoded += 1
+            yield frame
+
+    def _resampled(self) -> Iterator[Frames]:
+        size = (self.format.width, self.format.height)
+        for frame in self._frames:
+            if (frame.width, frame.height) != size:
+                raise BadInputError(
+                    f"{self._path}: frame {self._decoded - 1} is {frame.width}x{frame.height}, "
+                    f"those before it {size[0]}x{size[1]}; cut the file there and code the parts apart"
+                )
+            repeats = 1 if self._repeats is None or frame.pts is None else self._repeats.pop(frame.pts, 0)
+            if repeats:
+                planes = Frames(*(plane[None] for plane in frame_planes(frame)))
+                for _ in range(repeats):
+                    yield planes
+        self._report_damage()
+
+    def _report_damage(self) -> None:
+        if self._damaged:
+            self.warnings.append(
+                f"the file is damaged: FFmpeg concealed or skipped data {len(self._damaged)} times, "
+                f"first near frame {self._damaged[0]}"
+            )
+        if self.frame_count is not None and self._decoded < self.frame_count:
+            self.warnings.append(f"the file ends early: {self._decoded} of {self.frame_count} frames could be read")
+
+    def _timing(self) -> tuple[Fraction, dict[int, int] | None]:
+        """The output rate and, for a variable source, how often the frame of each timestamp is shown."""
+        guessed, average = self._stream.guessed_rate, self._stream.average_rate
+        if guessed and guessed > _MAX_GUESSED_RATE and average:
+            guessed = average
+        rate = _snap_to_ntsc(Fraction(guessed or average or 0))
+        timestamps = [] if self._container.format.name in _UNTIMED_CONTAINERS else _timestamps(self._path)
+        if len(timestamps) < 2 or self._stream.time_base is None:
+            if not rate:
+                self.warnings.append(f"the file has no frame rate; {_DEFAULT_RATE} frames a second is assumed")
+            return rate or _DEFAULT_RATE, None
+        tick = self._stream.time_base
+        mean = (timestamps[-1] - timestamps[0]) * tick / (len(timestamps) - 1)
+        if _evenly_spaced(timestamps, tick):
+            # FFmpeg can take the field rate or the codec's own header for the frame rate; timestamps decide.
+            return (rate if rate and abs(rate * mean - 1) < Fraction(1, 20) else _simple_rate(mean)), None
+        rate = rate or _simple_rate(mean)
+        longest = max(after - before for before, after in pairwise(timestamps)) * tick
+        if longest > _MAX_GAP_SECONDS:
+            raise BadInputError(
+                f"{self._path}: its timestamps have a hole of {float(longest):.0f} s; "
+                "remux it (ffmpeg -i IN -c copy OUT) or cut it there"
+            )
+        repeats = nearest_repeats([timestamp * tick for timestamp in timestamps], rate)
+        if all(count == 1 for count in repeats):
+            return rate, None
+        duplicated = sum(count - 1 for count in repeats if count > 1)
+        self.warnings.append(
+            f"variable frame rate resampled to {float(rate):.6g} frames a second: "
+            f"{duplicated} frames duplicated, {repeats.count(0)} dropped"
+        )
+        return rate, dict(zip(timestamps, repeats, strict=True))
+
+
+def nearest_repeats(seconds: list[Fraction], rate: Fraction) -> list[int]:
+    """How often each frame is shown when sampled at `rate` from the first frame on, by nearest timestamp.
+
+    `seconds`: increasing times of the frames. A sample halfway between two frames shows the earlier one.
+    """
+    repeats, shown = [], 0
+    for now, after in pairwise(seconds):
+        last_sample = int(((now + after) / 2 - seconds[0]) * rate)
+        repeats.append(last_sample + 1 - shown)
+        shown = last_sample + 1
+    repeats.append(max(0, round((seconds[-1] - seconds[0]) * rate) + 1 - shown))
+    return repeats
+
+
+def frame_planes(frame: av.VideoFrame) -> tuple[Plane, Plane, Plane]:
+    """Y, U, V of a decoded frame as 8-bit 4:2:0: uint8 [H, W] and twice [ceil(H/2), ceil(W/2)], copied.
+
+    8-bit 4:2:0 is copied as it is. Anything else is rounded (never dithered), chroma filtered to the usual
+    position of 4:2:0, level with the left luma sample; RGB goes to BT.709 limited range. swscale only unpacks
+    layouts that numpy cannot view: no scaling, no colour matrix, no loss of bits.
+    """
+    layout, is_rgb = _planar_layout(frame.format)
+    if layout != frame.format.name:
+        frame = frame.reformat(format=layout, src_color_range=frame.color_range, dst_color_range=frame.color_range)
+    if is_rgb:
+        return rgb_to_planes(frame.to_ndarray())
+    match = _PLANAR.fullmatch(layout)
+    bits = int(match[1] or 8) if match else 8
+    if layout.startswith("gray"):
+        gray = _plane_samples(frame, 0, bits)
+        neutral = np.full((-(-gray.shape[0] // 2), -(-gray.shape[1] // 2)), 128 << (bits - 8), gray.dtype)
+        return _to_420(gray, neutral, neutral, bits)
+    y, u, v = (_plane_samples(frame, index, bits) for index in range(3))
+    return _to_420(y, u, v, bits)
+
+
+def rgb_to_planes(rgb: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> tuple[Plane, Plane, Plane]:
+    """RGB [H, W, 3], 8 or 16 bits, to the Y, U, V planes of BT.709 limited range (ITU-R BT.709-6) in 4:2:0.
+
+    Only element-wise double arithmetic and one rounding: the same on every machine.
+    """
+    unit = rgb.astype(np.float64) / np.iinfo(rgb.dtype).max
+    red, green, blue = unit[..., 0], unit[..., 1], unit[..., 2]
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    wide = (16 + 219 * luma, 128 + 224 * (blue - luma) / 1.8556, 128 + 224 * (red - luma) / 1.5748)
+    y, u, v = (np.rint(plane * 256).astype(np.int32) for plane in wide)
+    return _to_420(y, u, v, bits=16)
+
+
+def planes_to_frame(y: Plane, u: Plane, v: Plane) -> av.VideoFrame:
+    """One 8-bit 4:2:0 picture as a PyAV frame, also of odd size, which `VideoFrame.from_ndarray` refuses."""
+    frame = av.VideoFrame(y.shape[1], y.shape[0], "yuv420p")
+    for target, source in zip(frame.planes, (y, u, v), strict=True):
+        rows = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
+        rows[: source.shape[0], : source.shape[1]] = source
+    return frame
+
+
+def write_video(path: str | Path, video: VideoFormat, frames: Iterable[Frames]) -> int:
+    """Write frames without loss and return how many there were.
+
+    The suffix chooses: .y4m (raw), .mkv (FFV1), .mp4 (H.264 at QP 0; even sizes only). Colour is carried; y4m
+    has room for the range alone. The file appears under its name only when it is whole. Raises BadInputError
+    where `path` cannot be written, where there are no frames, or where they are not of the size of `video`.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in WRITABLE_SUFFIXES:
+        raise BadInputError(f"{path}: cannot write {suffix or 'a file without suffix'}; use .y4m, .mkv or .mp4")
+    if suffix == ".mp4" and (video.width % 2 or video.height % 2):
+        raise BadInputError(f"{path}: .mp4 cannot hold the odd size {video.width}x{video.height}; use .mkv or .y4m")
+    if path.is_dir():
+        raise BadInputError(f"{path}: is a folder; name a file in it")
+    partial = path.with_name(f".{secrets.token_hex(6)}.partial{suffix}")
+    pictures = _pictures(path, video, frames)
+    try:
+        count = _write_y4m(partial, video, pictures) if suffix == ".y4m" else _mux(partial, video, pictures)
+        if not count:
+            raise BadInputError(f"{path}: there are no frames to write")
+        partial.replace(path)
+    except (OSError, av.FFmpegError) as error:
+        raise BadInputError(
+            f"{path}: cannot be written ({_reason(error)}); check the folder and the free space"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _pictures(path: Path, video: VideoFormat, parts: Iterable[Frames]) -> Iterator[tuple[Plane, Plane, Plane]]:
+    chroma = (video.chroma_height, video.chroma_width)
+    expected = ((video.height, video.width), chroma, chroma)
+    for part in parts:
+        sizes = tuple(plane.shape[1:] for plane in part.planes())
+        if sizes != expected:
+            raise BadInputError(f"{path}: frames of size {sizes} do not fit a {video.width}x{video.height} video")
+        yield from zip(*part.planes(), strict=True)
+
+
+def _write_y4m(partial: Path, video: VideoFormat, pictures: Iterable[tuple[Plane, Plane, Plane]]) -> int:
+    rate, color_range = video.frame_rate, "FULL" if video.color.full_range else "LIMITED"
+    header = (
+        f"YUV4MPEG2 W{video.width} H{video.height} F{rate.numerator}:{rate.denominator} Ip A1:1 "
+        f"C420jpeg XYSCSS=420JPEG XCOLORRANGE={color_range}\n"
+    )
+    file: BinaryIO
+    with partial.open("xb") as file:
+        file.write(header.encode("ascii"))
+        count = 0
+        for picture in pictures:
+            file.write(b"FRAME\n")
+            for plane in picture:
+                file.write(plane.tobytes())
+            count += 1
+    return count
+
+
+def _mux(partial: Path, video: VideoFormat, pictures: Iterable[tuple[Plane, Plane, Plane]]) -> int:
+    with av.open(str(partial), "w", format="mp4" if partial.suffix == ".mp4" else "matroska") as container:
+        if partial.suffix == ".mp4":
+            stream = container.add_stream("libx264", rate=video.frame_rate, options={"qp": "0", "preset": "fast"})
+        else:
+            stream = container.add_stream("ffv1", rate=video.frame_rate, options={"level": "3", "slicecrc": "1"})
+        stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
+        context = stream.codec_context
+        context.color_primaries = video.color.primaries
+        context.color_trc = video.color.transfer
+        context.colorspace = video.color.matrix
+        context.color_range = 2 if video.color.full_range else 1
+        count = 0
+        for picture in pictures:
+            frame = planes_to_frame(*picture)
+            frame.pts, frame.time_base = count, 1 / video.frame_rate
+            frame.color_range = context.color_range
+            container.mux(stream.encode(frame))
+            count += 1
+        container.mux(stream.encode(None))
+    return count
+
+
+def _require_readable_file(path: Path) -> None:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise BadInputError(f"{path}: is a folder; name a video file in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise BadInputError(f"{path}: is not a regular file; save the video to a file first")
+        path.open("rb").close()
+    except FileNotFoundError as error:
+        raise BadInputError(f"{path}: no such file; check the path") from error
+    except PermissionError as error:
+        raise BadInputError(f"{path}: permission denied; make it readable (chmod +r) or run as its owner") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise BadInputError(f"{path!r}: cannot be opened ({_reason(error)}); check the path") from error
+    if status.st_size == 0:
+        raise BadInputError(f"{path}: is empty; get a whole copy of it")
+
+
+def _open_container(path: Path) -> av.container.InputContainer:
+    try:
+        # A playlist may name other files, never the network. Titles need not be UTF-8.
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise BadInputError(
+            f"{path}: is not a video that FFmpeg can read ({_reason(error)}); check it with ffprobe"
+        ) from error
+    if container.format.name in _TEXT_DEMUXERS:
+        container.close()
+        raise BadInputError(f"{path}: is a text file; name a video file")
+    return container
+
+
+def _video_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise BadInputError(f"{path}: has no video stream, only {kinds}; name a file with video")
+    stream = streams[0]
+    context = stream.codec_context
+    if context is None:
+        raise BadInputError(f"{path}: FFmpeg has no decoder for its video stream; convert it first")
+    if max(context.width, context.height) > MAX_SIDE:
+        raise BadInputError(
+            f"{path}: {context.width}x{context.height} has a side above {MAX_SIDE}; scale it down first"
+        )
+    return stream
+
+
+def _timestamps(path: Path) -> list[int]:
+    """Distinct presentation times of the shown packets in increasing ticks; empty where a packet has none."""
+    found: set[int] = set()
+    with _open_container(path) as container:
+        try:
+            for packet in container.demux(_video_stream(path, container)):
+                if packet.size == 0 or packet.is_discard:
+                    continue
+                if packet.pts is None:
+                    return []
+                found.add(packet.pts)
+        except av.FFmpegError:
+            return sorted(found)  # decoding comes to the same place and reports it there
+    return sorted(found)
+
+
+def _evenly_spaced(timestamps: list[int], tick: Fraction) -> bool:
+    """Whether all steps are the mean step up to the rounding of timestamps (Matroska's are milliseconds)."""
+    mean = Fraction(timestamps[-1] - timestamps[0], len(timestamps) - 1)
+    slack = min(Fraction(1), mean / 4)
+    return all(abs(after - before - mean) <= slack for before, after in pairwise(timestamps))
+
+
+def _snap_to_ntsc(rate: Fraction) -> Fraction:
+    """k·1000/1001 where `rate` is that up to rounding: Matroska's nanoseconds give 19001/317 for 59.94."""
+    ntsc = Fraction(round(rate * 1001 / 1000) * 1000, 1001)
+    return ntsc if abs(rate - ntsc) < rate * Fraction(2, 10_000_000) else rate
+
+
+def _simple_rate(mean_seconds: Fraction) -> Fraction:
+    return _snap_to_ntsc((1 / mean_seconds).limit_denominator(1001))
+
+
+def _color(frame: av.VideoFrame) -> ColorDescription:
+    """H.273 code points of the frames given out; what the source leaves unspecified is BT.709 limited."""
+    default = ColorDescription()
+
+    def known(value: int, fallback: int) -> int:
+        return fallback if int(value) in (0, 2, 3) else int(value)  # 2 is unspecified, 0 and 3 are reserved
+
+    primaries = known(frame.color_primaries, default.primaries)
+    transfer = known(frame.color_trc, default.transfer)
+    if _planar_layout(frame.format)[1]:
+        return ColorDescription(primaries, transfer, default.matrix, full_range=False)
+    full_range = int(frame.color_range) == 2 or frame.format.name.startswith("yuvj")
+    return ColorDescription(primaries, transfer, known(frame.colorspace, default.matrix), full_range)
+
+
+def _conversions(frame: av.VideoFrame, stream: av.VideoStream) -> Iterator[str]:
+    """One sentence for each property of the source that its 8-bit 4:2:0 frames do not keep."""
+    layout, is_rgb = _planar_layout(frame.format)
+    bits = max(component.bits for component in frame.format.components)
+    subsampling = re.search(r"4(20|22|44|40|11|10)", layout)
+    kind = "RGB" if is_rgb else ":".join(subsampling[0]) if subsampling else "gray"
+    if (bits, kind) != (8, "4:2:0"):
+        yield f"{bits}-bit {kind} converted to 8-bit 4:2:0" + (" BT.709 limited range" if is_rgb else "")
+    if re.match(r"yuva|rgba|argb|bgra|abgr|gbrap|ya\d|ayuv|vuya", frame.format.name):
+        yield "the alpha channel is dropped"
+    if frame.interlaced_frame:
+        yield "interlaced frames are coded as they are, both fields woven together"
+    if frame.rotation:
+        yield f"the rotation of {frame.rotation} degrees is not kept"
+    aspect = stream.sample_aspect_ratio
+    if aspect and aspect != 1:
+        yield f"the pixel aspect ratio {aspect.numerator}:{aspect.denominator} is not kept"
+
+
+def _planar_layout(pixel_format: av.VideoFormat) -> tuple[str, bool]:
+    """The format that holds the same samples as planes or packed RGB for numpy, and whether it is RGB."""
+    if _PLANAR.fullmatch(pixel_format.name):
+        return pixel_format.name, False
+    bits = max(component.bits for component in pixel_format.components)
+    if pixel_format.is_rgb or pixel_format.has_palette or pixel_format.name.startswith(("xyz", "bayer")):
+        return ("rgb24" if bits <= 8 else "rgb48le"), True
+    depth = "" if bits <= 8 else f"{bits}le" if bits in (9, 10, 12, 14) else "16le"
+    if len(pixel_format.components) < 3:
+        return f"gray{depth}", False
+    subsampling = _SUBSAMPLING[pixel_format.chroma_width(8), pixel_format.chroma_height(8)]
+    return f"yuv{subsampling}p{depth}", False
+
+
+def _plane_samples(frame: av.VideoFrame, index: int, bits: int) -> _Samples:
+    """A view of one plane without the padding of its lines: uint8 or little-endian uint16 [rows, columns]."""
+    plane = frame.planes[index]
+    dtype = np.dtype("u1") if bits == 8 else np.dtype("<u2")
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height]
+    return rows[:, : plane.width * dtype.itemsize].view(dtype)
+
+
+def _to_420(y: _Samples, u: _Samples, v: _Samples, bits: int) -> tuple[Plane, Plane, Plane]:
+    size = (-(-y.shape[0] // 2), -(-y.shape[1] // 2))
+    return _round_to_8(y, bits - 8), _reduce_chroma(u, size, bits), _reduce_chroma(v, size, bits)
+
+
+def _reduce_chroma(chroma: _Samples, size: tuple[int, int], bits: int) -> Plane:
+    """Chroma at `size` and 8 bits: [1 2 1]/4 around even columns, mean of two rows, one rounding at last."""
+    height, width = size
+    if chroma.shape == size:
+        return _round_to_8(chroma, bits - 8)
+    wide = chroma.astype(np.int32)
+    shift = bits - 8
+    if wide.shape[1] > width:
+        padded = np.pad(wide, ((0, 0), (1, 1)), mode="edge")
+        wide = padded[:, 0:-2:2] + 2 * padded[:, 1:-1:2] + padded[:, 2::2]
+        shift += 2
+    elif wide.shape[1] < width:
+        wide = np.repeat(wide, 2, axis=1)[:, :width]
+    if wide.shape[0] > height:
+        even = np.pad(wide, ((0, wide.shape[0] % 2), (0, 0)), mode="edge")
+        wide = even[0::2] + even[1::2]
+        shift += 1
+    elif wide.shape[0] < height:
+        wide = np.repeat(wide, 2, axis=0)[:height]
+    return _round_to_8(wide, shift)
+
+
+def _round_to_8(samples: _Samples, shift: int) -> Plane:
+    if shift == 0:
+        return samples.astype(np.uint8)
+    rounded = (samples.astype(np.int32) + (1 << (shift - 1))) >> shift
+    eight: Plane = np.clip(rounded, 0, 255).astype(np.uint8)
+    return eight
+
+
+def _no_frames(video: VideoFormat) -> Frames:
+    return Frames.from_bytes(b"", video)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
