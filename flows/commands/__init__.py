@@ -1,0 +1,1 @@
+"""What the longer `evocodec` commands do; `flows.cli` declares their options."""

@@ -1,0 +1,46 @@
+"""experiment: what the GPU work pool runs. Load the clips; per candidate encode → decode → measure → persist."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow, get_run_logger
+from pydantic import Field
+from tasks.analyze.summary import artifact_key
+
+from flows.progress import ProgressArtifact
+from tasks.campaign import Batch
+from tasks.candidate import Candidate
+from tasks.store.store import Store
+
+
+@flow(name="experiment", flow_run_name="{batch.campaign.name}: experiment")
+def experiment(
+    batch: Annotated[Batch, Field(title="Batch", description="The candidates to measure, and under which terms.")],
+) -> dict[str, str]:
+    """Measure a batch of candidates and keep the records. Returns the status of each experiment."""
+    # Imported here: the loop's process loads this module's neighbours and must never load torch or a codec.
+    from tasks.execute.clips import load_clip
+    from tasks.execute.harness import Progress
+    from tasks.execute.step import execute
+    from tasks.store.step import persist
+
+    campaign = batch.campaign
+    store = Store.open(campaign.store)
+    clips = [load_clip(name, campaign.max_frames) for name in campaign.clips]
+    for clip in clips:
+        for warning in clip.warnings:
+            get_run_logger().warning("%s: %s", clip.name, warning)
+    artifact = ProgressArtifact(artifact_key("experiment", campaign.name))
+    statuses: dict[str, str] = {}
+    for number, ref in enumerate(batch.candidates):
+
+        def report(progress: Progress, number: int = number, experiment_id: str = ref.experiment_id) -> None:
+            fraction = (number + progress.done / progress.total) / len(batch.candidates)
+            artifact.update(fraction, f"{experiment_id}: {progress.text}")
+
+        candidate = Candidate.from_json_bytes(store.get_blob(ref.candidate_hash))
+        attempt = execute(candidate, ref, campaign, clips, report)
+        statuses[ref.experiment_id] = persist(attempt, campaign.store)
+    artifact.update(1.0, "done", force=True)
+    return statuses

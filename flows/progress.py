@@ -1,0 +1,37 @@
+"""Progress of a run as a Prefect artifact: the UI shows it, and the command line follows it from there."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import cast
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.exceptions import PrefectException
+from prefect.logging import get_logger
+
+# Often enough for a person to follow, seldom enough for SQLite.
+UPDATE_SECONDS = 1.0
+
+
+class ProgressArtifact:
+    """One progress artifact of the current flow run. Losing an update is logged; it never stops the work."""
+
+    def __init__(self, key: str) -> None:
+        self._id = cast(UUID, create_progress_artifact(0.0, key=key, description="starting"))
+        self._last = 0.0
+        self._lock = threading.Lock()
+
+    def update(self, fraction: float, text: str, *, force: bool = False) -> None:
+        """`fraction` in [0, 1]. Called from any thread; updates that come too fast are dropped unless forced."""
+        now = time.monotonic()
+        with self._lock:
+            if not force and now - self._last < UPDATE_SECONDS:
+                return
+            self._last = now
+        try:
+            update_progress_artifact(self._id, progress=round(100 * fraction, 1), description=text)
+        except (PrefectException, httpx.HTTPError) as error:
+            get_logger("evocodec").warning("progress was not reported: %s", error)

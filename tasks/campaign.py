@@ -1,0 +1,110 @@
+"""What a user asks for: the typed parameters of the flows. Their titles, bounds and texts are the Prefect UI's form.
+
+Owns the words of a campaign; what happened in it is `tasks.store.records`'.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CAMPAIGN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Quality = Annotated[float, Field(ge=0, le=1)]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Targets(Frozen):
+    """What the loop works towards. Bitrates of other sizes are scaled linearly in pixels to 1080p at 30 fps."""
+
+    kbps: float = Field(1000, gt=0, title="Bitrate (kbps)", description="At most this, scaled to 1080p at 30 fps.")
+    psnr_db: float = Field(
+        35, gt=0, le=100, title="PSNR-Y (dB)", description="At least this, MSE pooled over the clip."
+    )
+    ssim: float = Field(0.95, gt=0, le=1, title="SSIM-Y", description="At least this mean over the frames.")
+    tera_ops_per_frame: float = Field(
+        1.33, gt=0, title="Decoder (tera-operations)", description="At most this per 1080p frame: 40 TOPS at 30 fps."
+    )
+    hevc_kbps: float = Field(
+        10_000, gt=0, title="HEVC stream (kbps)", description="The stream that the codec is to undercut, at 1080p30."
+    )
+    hevc_saving: float = Field(0.9, ge=0, lt=1, title="Saving over HEVC", description="The part of it to be saved.")
+
+
+class Limits(Frozen):
+    """What one process of a candidate may use before it is stopped."""
+
+    encode_seconds: float = Field(300, gt=0, title="Encode time (s)", description="Wall clock for one encode.")
+    decode_seconds: float = Field(120, gt=0, title="Decode time (s)", description="Wall clock for one decode.")
+    memory_mb: int = Field(8192, ge=256, title="Memory (MB)", description="Data segment of one process.")
+    log_kb: int = Field(64, ge=1, title="Log (kB)", description="What is kept of a process's stdout and stderr.")
+
+
+class Campaign(Frozen):
+    """Iterations towards one set of targets. Running the same name again resumes it and repeats nothing."""
+
+    name: str = Field(
+        "demo", pattern=CAMPAIGN_NAME, title="Campaign", description="Names the records. The same name resumes."
+    )
+    clips: tuple[str, ...] = Field(
+        ("demo",),
+        min_length=1,
+        title="Clips",
+        description="Files the GPU worker can read, in any format ffmpeg reads, or 'demo' for the built-in clip.",
+    )
+    iterations: int = Field(
+        2, ge=1, le=1000, title="Iterations", description="Turns of design → dispatch → wait → analyze."
+    )
+    candidates: int = Field(
+        3, ge=1, le=8, title="Candidates per iteration", description="How many travel to the GPU pool in one batch."
+    )
+    designer: Literal["search"] = Field(
+        "search", title="Designer", description="What proposes candidates: 'search' (Optuna) needs no key."
+    )
+    store: str = Field(
+        "./.evocodec/store", title="Store", description="Where records go: a folder or s3://bucket/prefix."
+    )
+    qualities: tuple[Quality, ...] = Field(
+        (0.2, 0.4, 0.6, 0.8),
+        min_length=1,
+        max_length=16,
+        title="Rate points",
+        description="Values of the quality knob to measure; BD-rate needs at least four.",
+    )
+    max_frames: int = Field(
+        128,
+        ge=1,
+        le=3600,
+        title="Frames per clip",
+        description="Only this many frames of each clip are used, from its start.",
+    )
+    seed: int = Field(0, ge=0, title="Seed", description="Makes the search designer repeatable.")
+    stop_when_met: bool = Field(
+        True,
+        title="Stop when targets hold",
+        description="End early once one candidate meets every target on every clip.",
+    )
+    experiment_timeout_seconds: float = Field(
+        3600, gt=0, title="Batch timeout (s)", description="A dispatched batch later than this is cancelled."
+    )
+    targets: Targets = Field(default_factory=Targets, title="Targets")
+    limits: Limits = Field(default_factory=Limits, title="Limits of a candidate's processes")
+
+
+class CandidateRef(Frozen):
+    """A candidate on its way to a worker: the id of the experiment it becomes, and where it lies in the store."""
+
+    experiment_id: str = Field(title="Experiment id")
+    candidate_hash: str = Field(pattern=r"^[0-9a-f]{64}$", title="Candidate", description="SHA-256 of its folder.")
+    iteration: int = Field(0, ge=0, title="Iteration")
+    attempt: int = Field(1, ge=1, title="Attempt", description="Above 1 after a failure of the infrastructure.")
+
+
+class Batch(Frozen):
+    """What one dispatched `experiment` run measures."""
+
+    campaign: Campaign = Field(title="Campaign")
+    candidates: tuple[CandidateRef, ...] = Field((), max_length=8, title="Candidates")

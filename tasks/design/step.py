@@ -1,0 +1,33 @@
+"""Prefect task: the candidates of one iteration, from the designer or, when resuming, from what it designed before."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from tasks.design.designer import Past, make_designer
+from tasks.store.store import Store
+
+from tasks.campaign import Campaign, CandidateRef
+
+
+@task(name="design", task_run_name="design iteration {iteration}", cache_policy=NO_CACHE)
+def design(campaign: Campaign, iteration: int) -> tuple[CandidateRef, ...]:
+    """Kept in the store before anything is dispatched: a resumed campaign neither loses nor repeats a design."""
+    store = Store.open(campaign.store)
+    kept = store.designs(campaign.name).get(iteration)
+    if kept is not None:
+        return kept
+    past = Past(campaign, iteration, tuple(store.experiments(campaign.name)), tuple(store.points(campaign.name)))
+    candidates = make_designer(campaign).propose(past, campaign.candidates)
+    refs = tuple(
+        CandidateRef(
+            experiment_id=f"{campaign.name}-{iteration:03d}-{number}",
+            candidate_hash=store.put_blob(candidate.to_json_bytes()),
+            iteration=iteration,
+        )
+        for number, candidate in enumerate(candidates, start=1)
+    )
+    store.write_design(campaign.name, iteration, refs)
+    for ref, candidate in zip(refs, candidates, strict=True):
+        get_run_logger().info("%s: %s", ref.experiment_id, candidate.lineage.hypothesis)
+    return refs

@@ -1,0 +1,1 @@
+"""Dispatch: what still has to be measured, and sending it to the work pool."""

@@ -1,0 +1,40 @@
+"""Which candidates of an iteration still have to be measured: a fold over the records.
+
+An attempt that the infrastructure lost is tried again; every other outcome is final. Sending a batch to the work pool
+is `tasks.dispatch.step`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from tasks.campaign import CandidateRef
+from tasks.store.records import ExperimentRecord, Status
+
+# Three times lost is a worker that cannot run this batch (out of memory, say); a fourth time would only cost money.
+MAX_ATTEMPTS = 3
+RETRIED: tuple[Status, ...] = ("infrastructure",)
+
+
+def pending(
+    design: Sequence[CandidateRef],
+    records: Iterable[ExperimentRecord],
+    *,
+    retried: Collection[Status] = RETRIED,
+) -> tuple[CandidateRef, ...]:
+    """The candidates of `design` that have no final record, each with the number of its next attempt.
+
+    `retried` are the outcomes that are not final. An anchor has no idea that could have failed: all but `measured` are.
+    """
+    lost: dict[str, int] = {}
+    final: set[str] = set()
+    for record in records:
+        if record.status in retried:
+            lost[record.experiment_id] = max(lost.get(record.experiment_id, 0), record.attempt)
+        else:
+            final.add(record.experiment_id)
+    return tuple(
+        ref.model_copy(update={"attempt": lost.get(ref.experiment_id, 0) + 1})
+        for ref in design
+        if ref.experiment_id not in final and lost.get(ref.experiment_id, 0) < MAX_ATTEMPTS
+    )

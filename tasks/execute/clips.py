@@ -1,0 +1,113 @@
+"""Clips as the harness holds them: frames in memory, identified by their content.
+
+Owns loading, hashing and whatever depends on the clip alone and not on a candidate, computed once. Reading files is
+`codec.video`'s, finding scenes `codec.scenes`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from codec.errors import BadInputError
+from codec.frames import Frames, VideoFormat
+from tasks.campaign import Limits
+
+DEMO: Final = "demo"
+# Python with torch, numpy and PyAV imported holds a data segment of 180 to 210 MB; the rest is for the agent's work.
+BASE_MB: Final = 512
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene of the original, as the trusted side sees it."""
+
+    first_frame: int
+    frames: int
+    features: Mapping[str, float]
+
+    @property
+    def span(self) -> slice:
+        return slice(self.first_frame, self.first_frame + self.frames)
+
+
+@dataclass(frozen=True)
+class LoadedClip:
+    """A clip in memory.
+
+    name          as the user gave it
+    planar        the frames one after the other, as `Frames.to_bytes` writes them
+    content_hash  SHA-256 of format and frames
+    warnings      what was changed on the way from the file to 8-bit 4:2:0
+    """
+
+    name: str
+    video: VideoFormat
+    planar: bytes
+    content_hash: str
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, video: VideoFormat, frames: Frames, warnings: Iterable[str] = ()) -> LoadedClip:
+        """Raises BadInputError where there is no frame."""
+        if not len(frames):
+            raise BadInputError(f"{name}: there is no frame to measure")
+        planar = frames.to_bytes()
+        digest = hashlib.sha256(f"{video.width}x{video.height} {video.frame_rate} {video.color}\n".encode())
+        digest.update(planar)
+        return cls(name, video, planar, digest.hexdigest(), tuple(warnings))
+
+    @cached_property
+    def frames(self) -> Frames:
+        """Views of `planar`, not copies."""
+        return Frames.from_bytes(self.planar, self.video)
+
+    @cached_property
+    def scenes(self) -> tuple[Scene, ...]:
+        """Split as the codec splits by default, so that its own scenes are found again."""
+        from codec.config import CodecConfig
+        from codec.scenes import SceneClassifier, split_scenes
+
+        classifier = SceneClassifier()
+        scenes: list[Scene] = []
+        first_frame = 0
+        for part in split_scenes([self.frames], self.video, CodecConfig.parse({}).max_scene_frames):
+            scenes.append(Scene(first_frame, len(part), classifier.features(part)))
+            first_frame += len(part)
+        return tuple(scenes)
+
+
+def load_clip(name: str, max_frames: int) -> LoadedClip:
+    """The first `max_frames` frames of the file `name`, or of the built-in clip where it is "demo".
+
+    Raises BadInputError where the file is no video or has no frame.
+    """
+    if name == DEMO:
+        from codec.demo_clip import demo_clip
+
+        video, frames = demo_clip()
+        return LoadedClip.of(name, video, frames[:max_frames])
+    from codec.video import open_video
+
+    with open_video(name) as reader:
+        frames = reader.read(max_frames)
+        return LoadedClip.of(name, reader.format, frames, reader.warnings)
+
+
+def clip_set_hash(clips: Iterable[LoadedClip]) -> str:
+    """SHA-256 of the contents in the order given; equal for the same frames under other names."""
+    return hashlib.sha256("\n".join(clip.content_hash for clip in clips).encode()).hexdigest()
+
+
+def require_memory(clip: LoadedClip, limits: Limits) -> None:
+    """Raises BadInputError where the clip's tensor alone would break the memory limit of a candidate's process."""
+    count, video = len(clip.frames), clip.video
+    needed_mb = BASE_MB + -(-3 * count * video.width * video.height // 2**20)
+    if needed_mb > limits.memory_mb:
+        raise BadInputError(
+            f"{clip.name}: {count} frames of {video.width}x{video.height} need {needed_mb} MB in a candidate's process "
+            f"and limits.memory_mb is {limits.memory_mb}: raise it, or lower max_frames"
+        )

@@ -1,0 +1,393 @@
+"""Where a candidate's code runs: the one interface, and plain process separation behind it.
+
+Owns starting, bounding, watching and ending one child process per job. What runs inside, and the framing of job
+and answer, is `tasks.execute.child`'s; what an answer means is `tasks.execute.harness`'s.
+
+Invariants of ProcessIsolation:
+- the child sees the job and nothing else: a replaced environment, an empty working folder, no file but its own;
+- the child's bytes are opaque here: fixed framing, capped while they are read, never parsed or unpickled;
+- its stdout and stderr are a log, of which the end is kept;
+- whatever happens, also an exception in this process, the child's whole process group is dead, the child reaped
+  and every descriptor closed before `run` returns. If this process dies itself, the kernel kills the child.
+
+It is no sandbox: the code runs as the same user, can read the user's files, use the network, and start a process
+that leaves the group. It holds against mistakes, not against malice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, Protocol
+
+from tasks.campaign import Limits
+from tasks.execute import child
+
+Role = Literal["encode", "decode", "operations"]
+OutcomeStatus = Literal["ok", "invalid", "crashed", "timeout", "memory", "oversized", "stopped", "unready"]
+# Why watching a child ended: its answer is complete, it ended by itself, or it is to be killed.
+Ending = Literal["answered", "ended", "timeout", "memory", "oversized", "stopped"]
+
+ANSWER_STATUS: Final[Mapping[bytes, OutcomeStatus]] = {
+    child.OK: "ok",
+    child.INVALID: "invalid",
+    child.CRASHED: "crashed",
+    child.MEMORY: "memory",
+}
+
+# Importing torch takes 2 s on an idle core; a cold disk or a busy machine takes many times that.
+STARTUP_SECONDS: Final = 120.0
+# How late a stop, a timeout or a breach of the memory limit may be noticed.
+POLL_SECONDS: Final = 0.1
+READ_BYTES: Final = 64 * 1024  # what a pipe holds
+MAX_OPEN_FILES: Final = 256
+MAX_REASON_CHARS: Final = 300
+
+# All that a child's environment holds, beside the folders of its own scratch space. One thread each: rate points
+# run side by side, and results must not depend on how many cores a machine has.
+ENVIRONMENT: Final = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+# The one name taken over from this process: a device list is no secret, and a user who hid a GPU meant it.
+INHERITED: Final = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of a candidate's function in a process of its own.
+
+    sources           source text by file name; all that can be imported beside what is installed
+    payload           bytes the function works on: planar frames for "encode", else the compressed data
+    arguments         JSON: `config`, and for "encode" also `width` and `height`
+    wall_seconds      counted from the child's ready mark: importing torch is no fault of the candidate
+    max_output_bytes  a longer answer is not read
+    """
+
+    role: Role
+    sources: Mapping[str, str]
+    payload: bytes
+    arguments: Mapping[str, Any]
+    wall_seconds: float
+    max_output_bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job.
+
+    status       "ok"; "invalid" (the function broke its contract); "crashed"; "timeout"; "memory";
+                 "oversized"; "stopped" (on request); "unready" (it never came to run the candidate's code)
+    output       the answer where status is "ok", else empty
+    extra        what the child said beside it; untrusted; empty where status is not "ok"
+    log          the end of stdout and stderr
+    reason       one line, empty where status is "ok"
+    seconds      from the child's ready mark to the end of its answer
+    peak_rss_mb  largest resident set seen, sampled ten times a second; 0 where the system does not tell
+    """
+
+    status: OutcomeStatus
+    output: bytes = b""
+    extra: bytes = b""
+    log: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+    peak_rss_mb: float = 0.0
+
+
+class Isolation(Protocol):
+    """A way to run jobs. `name` is stamped on every record."""
+
+    name: str
+
+    def run(self, job: Job, stop: Callable[[], bool] | None = None) -> Outcome:
+        """Blocks until the job has ended or `stop()` is true. A failure is an Outcome, never an error."""
+        ...
+
+
+class ProcessIsolation:
+    """A fresh Python process per job, in a session of its own and within rlimits. Many threads may use one."""
+
+    name = "process"
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def run(self, job: Job, stop: Callable[[], bool] | None = None) -> Outcome:
+        process = _ChildProcess(job, self._limits)
+        with contextlib.ExitStack() as stack:
+            try:
+                process.start(stack)
+            except OSError as error:
+                return Outcome("unready", reason=f"no process could be started: {error}")
+            ending = process.watch(stop)
+        # Leaving the stack has killed and reaped the group: the log is whole and the exit status known.
+        return process.outcome(ending)
+
+
+class _ChildProcess:
+    """One child from start to end: start, watch, (killed and reaped by the stack), outcome."""
+
+    def __init__(self, job: Job, limits: Limits) -> None:
+        self._job = job
+        self._limits = limits
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answer = bytearray()
+        self._log = bytearray()
+        self._ready_at: float | None = None
+        self._ended_at = 0.0
+        self._peak_rss_kb = 0
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        """Start the process; `stack` ends it and frees all that it needed. Raises OSError."""
+        folder = tempfile.TemporaryDirectory(prefix="evocodec-", ignore_cleanup_errors=True)
+        scratch = Path(stack.enter_context(folder))
+        for name in ("home", "tmp", "cache", "work"):
+            (scratch / name).mkdir()
+        job = stack.enter_context(_unlinked_file(scratch / "job", self._job_parts()))
+        self._answer_pipe, answer_end = _pipe(stack)
+        self._log_pipe, log_end = _pipe(stack)
+        stack.callback(self._end)
+        # The kernel kills the child when the *thread* that started it ends (PR_SET_PDEATHSIG, set by the child),
+        # so the thread that starts a child has to be the one that waits for it.
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-I", "-B", "-u", "-m", child.__name__),
+                *(str(answer_end.fileno()), str(os.getpid())),
+            ],
+            stdin=job,
+            stdout=log_end,
+            stderr=log_end,
+            pass_fds=(answer_end.fileno(),),
+            cwd=scratch / "work",
+            env=_environment(scratch),
+            start_new_session=True,
+        )
+        answer_end.close()
+        log_end.close()
+
+    def watch(self, stop: Callable[[], bool] | None) -> Ending:
+        """Read answer and log until the answer is complete or there is a reason to end the child."""
+        deadline = time.monotonic() + STARTUP_SECONDS
+        look_at = 0.0
+        ending: Ending | None = None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._answer_pipe, selectors.EVENT_READ, self._take_answer)
+            selector.register(self._log_pipe, selectors.EVENT_READ, self._take_log)
+            while ending is None:
+                for key, _ in selector.select(POLL_SECONDS):
+                    chunk = os.read(key.fd, READ_BYTES)
+                    key.data(chunk)
+                    if not chunk:
+                        selector.unregister(key.fileobj)
+                now = time.monotonic()
+                if self._ready_at is None and self._answer:
+                    self._ready_at = now
+                    deadline = now + self._job.wall_seconds
+                ending = self._ending_by_answer()
+                if ending is None and now > deadline:
+                    ending = "timeout"
+                if ending is None and now > look_at:
+                    ending = self._ending_by_looking(stop)
+                    look_at = now + POLL_SECONDS
+        self._ended_at = time.monotonic()
+        return ending
+
+    def outcome(self, ending: Ending) -> Outcome:
+        """What it all means. To be called when the child is reaped."""
+        status, output, extra, reason = self._verdict(ending)
+        return Outcome(
+            status,
+            output,
+            extra,
+            self._log.decode(errors="replace"),
+            _one_line(reason),
+            max(0.0, self._ended_at - self._ready_at) if self._ready_at is not None else 0.0,
+            self._peak_rss_kb / 1024,
+        )
+
+    def _verdict(self, ending: Ending) -> tuple[OutcomeStatus, bytes, bytes, str]:
+        if ending == "stopped":
+            return "stopped", b"", b"", "stopped on request"
+        if self._ready_at is None:
+            return "unready", b"", b"", self._why_unready(ending)
+        match ending:
+            case "answered":
+                code, output, extra = self._split_answer()
+                status = ANSWER_STATUS.get(code, "crashed")
+                if status == "ok":
+                    return status, output, extra, ""
+                return status, b"", b"", extra.decode(errors="replace")
+            case "timeout":
+                reason = f"stopped after {self._job.wall_seconds:g} s"
+                return "timeout", b"", b"", reason
+            case "memory":
+                return (
+                    "memory",
+                    b"",
+                    b"",
+                    f"used more than the {self._limits.memory_mb} MB of limits.memory_mb",
+                )
+            case "oversized":
+                return "oversized", b"", b"", f"its answer is longer than {self._job.max_output_bytes} bytes"
+            case "ended":
+                cause = self._exit_cause()
+                where = "in the middle of" if len(self._answer) > len(child.READY) else "without"
+                return "timeout" if "SIGXCPU" in cause else "crashed", b"", b"", f"{cause} {where} its answer"
+
+    def _why_unready(self, ending: Ending) -> str:
+        if ending == "timeout":
+            return f"the process was not ready after {STARTUP_SECONDS:g} s"
+        if ending == "memory":
+            return f"starting up took more than the {self._limits.memory_mb} MB of limits.memory_mb: raise it"
+        lines = self._log.decode(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "nothing was printed")
+        return f"the process {self._exit_cause()} before the candidate was imported: {last}"
+
+    def _exit_cause(self) -> str:
+        code = self._process.returncode if self._process else 0
+        if code >= 0:
+            return f"ended with exit code {code}"
+        name = signal.Signals(-code).name
+        # We have not killed it ourselves, or there would be another reason.
+        return f"ended by {name} (out of memory?)" if name == "SIGKILL" else f"ended by {name}"
+
+    def _ending_by_answer(self) -> Ending | None:
+        lengths = self._answer_lengths()
+        if lengths is None:
+            return None
+        output, extra = lengths
+        if output > self._job.max_output_bytes or extra > child.MAX_EXTRA_BYTES:
+            return "oversized"
+        return "answered" if len(self._answer) >= _ANSWER_PREFIX + output + extra else None
+
+    def _ending_by_looking(self, stop: Callable[[], bool] | None) -> Ending | None:
+        if stop is not None and stop():
+            return "stopped"
+        if self._unshared_kb() > self._limits.memory_mb * 1024:
+            return "memory"
+        if not self._has_ended():
+            return None
+        # All that it wrote is in the pipe by now, and `_ending_by_answer` bounds what others may still add.
+        while (answered := self._ending_by_answer()) is None and (chunk := _read_now(self._answer_pipe)):
+            self._take_answer(chunk)
+        if self._ready_at is None and self._answer:
+            self._ready_at = time.monotonic()
+        return answered or "ended"
+
+    def _answer_lengths(self) -> tuple[int, int] | None:
+        if len(self._answer) < _ANSWER_PREFIX:
+            return None
+        _, output, extra = child.ANSWER_HEADER.unpack_from(self._answer, len(child.READY))
+        return output, extra
+
+    def _split_answer(self) -> tuple[bytes, bytes, bytes]:
+        code, output, extra = child.ANSWER_HEADER.unpack_from(self._answer, len(child.READY))
+        with memoryview(self._answer) as view:
+            middle = _ANSWER_PREFIX + output
+            return code, bytes(view[_ANSWER_PREFIX:middle]), bytes(view[middle : middle + extra])
+
+    def _take_answer(self, chunk: bytes) -> None:
+        self._answer += chunk
+
+    def _take_log(self, chunk: bytes) -> None:
+        self._log += chunk
+        del self._log[: -self._limits.log_kb * 1024]
+
+    def _job_parts(self) -> Iterable[bytes]:
+        header = json.dumps(
+            {
+                "role": self._job.role,
+                "sources": dict(self._job.sources),
+                "arguments": dict(self._job.arguments),
+                "memory_bytes": self._limits.memory_mb * 1024 * 1024,
+                # A backstop behind the wall clock, for all cores: encoders have threads of their own.
+                "cpu_seconds": int((STARTUP_SECONDS + self._job.wall_seconds) * (os.cpu_count() or 1)) + 1,
+                "open_files": MAX_OPEN_FILES,
+            }
+        ).encode()
+        return child.JOB_HEADER_LENGTH.pack(len(header)), header, self._job.payload
+
+    def _unshared_kb(self) -> int:
+        """Memory of the child that no file backs, with the shared mappings that RLIMIT_DATA does not count."""
+        status = Path(f"/proc/{self._process.pid if self._process else 0}/status")
+        try:
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        except OSError:  # no such system, or the child has ended
+            return 0
+        sizes = {name: int(fields.get(name, "0 kB").split()[0]) for name in ("VmHWM", "RssAnon", "RssShmem")}
+        self._peak_rss_kb = max(self._peak_rss_kb, sizes["VmHWM"])
+        return sizes["RssAnon"] + sizes["RssShmem"]
+
+    def _has_ended(self) -> bool:
+        process = self._process
+        if process is None:
+            return True
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            return process.poll() is not None
+        # Unreaped, its number cannot name another process group before this one is killed.
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def _end(self) -> None:
+        """Kill the whole group, also after a normal end: it may have left children behind. Then reap it."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses for a group of zombies
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        # Not to the end: a process that left the group may hold the pipe open and write for ever.
+        for _ in range(self._limits.log_kb * 1024 // READ_BYTES + 1):
+            self._take_log(_read_now(self._log_pipe))
+
+
+_ANSWER_PREFIX: Final = len(child.READY) + child.ANSWER_HEADER.size
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    folders = {"HOME": "home", "TMPDIR": "tmp", "TORCHINDUCTOR_CACHE_DIR": "cache"}
+    inherited = {INHERITED: os.environ[INHERITED]} if INHERITED in os.environ else {}
+    return ENVIRONMENT | {name: str(scratch / folder) for name, folder in folders.items()} | inherited
+
+
+@contextlib.contextmanager
+def _unlinked_file(path: Path, parts: Iterable[bytes]) -> Iterator[BinaryIO]:
+    """A file of `parts`, open for reading, that no other process can find."""
+    with path.open("wb") as writer:
+        for part in parts:
+            writer.write(part)
+    with path.open("rb") as reader:
+        path.unlink()
+        yield reader
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[BinaryIO, BinaryIO]:
+    """Reading and writing end; both are closed by the stack at the latest."""
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(read_fd, False)
+    return (
+        stack.enter_context(os.fdopen(read_fd, "rb", buffering=0)),
+        stack.enter_context(os.fdopen(write_fd, "wb", buffering=0)),
+    )
+
+
+def _read_now(pipe: BinaryIO) -> bytes:
+    """What lies in the pipe; empty where there is nothing now or no more."""
+    return pipe.read(READ_BYTES) or b""
+
+
+def _one_line(text: str) -> str:
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(printable.split())[:MAX_REASON_CHARS]

@@ -1,0 +1,116 @@
+"""The records: three tables of plain rows, and nothing that can be derived from them.
+
+Invariants:
+- every attempt is one append-only experiment row, also an attempt that never ran;
+- only `measured` has points; all other statuses have no scores (absent, never 0);
+- the state of a campaign is a fold over its rows.
+Where rows are kept is `tasks.store.store`'s.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Status = Literal["rejected", "duplicate", "invalid", "crashed", "timeout", "cheat", "infrastructure", "measured"]
+Kind = Literal["candidate", "anchor"]
+
+
+class Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ExperimentRecord(Row):
+    """One attempt: who proposed it, what it was, how far it came, what it cost."""
+
+    campaign: str
+    experiment_id: str
+    kind: Kind = "candidate"
+    iteration: int = 0
+    attempt: int = 1
+    status: Status
+    reason: str = Field("", description="Why it is not `measured`, in one line; empty when it is.")
+    stage: str = Field("", description="The last stage reached: design, encode, decode, measure, done.")
+    designer: str = ""
+    parents: tuple[str, ...] = ()
+    change_class: str = ""
+    hypothesis: str = ""
+    predicted_bd_rate_percent: float | None = None
+    predicted_tera_ops_per_frame: float | None = None
+    candidate_hash: str = ""
+    code_hash: str = ""
+    decoder_source_bytes: int | None = None
+    config_json: str = "{}"
+    clip_set_hash: str = ""
+    harness_version: str = ""
+    isolation: str = ""
+    model: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+    gpu_seconds: float = Field(0.0, description="Wall-clock seconds the experiment held its worker.")
+    log: str = Field("", description="The end of what its processes printed, truncated.")
+    host: str = ""
+    flow_run_id: str = ""
+    started_at: datetime
+    finished_at: datetime
+
+
+class PointRecord(Row):
+    """One experiment × clip × rate point. Formulas are DESIGN's: see `codec.quality`."""
+
+    campaign: str
+    experiment_id: str
+    clip: str = Field(description="Name of the clip as the user gave it.")
+    clip_hash: str = Field(description="SHA-256 of the frames that were measured.")
+    quality: float = Field(description="The rate knob; for an anchor, its position in [0, 1] among its rate points.")
+    width: int
+    height: int
+    frames: int
+    frames_per_second: float
+    bytes_total: int = Field(description="Length of the real bytes.")
+    bytes_by_strategy: dict[str, int] = Field(default_factory=dict, description="Payload bytes per strategy.")
+    kbps: float
+    psnr_y: float
+    psnr_u: float
+    psnr_v: float
+    psnr_yuv: float
+    psnr_y_frame_mean: float
+    psnr_y_worst: float
+    ssim_y: float
+    ms_ssim_y: float | None = None
+    vmaf: float | None = None
+    tera_ops_per_frame: float | None = Field(
+        None, description="Per 1080p frame, the larger of the two counts; None: no network."
+    )
+    tera_ops_thop: float | None = None
+    tera_ops_flop_counter: float | None = None
+    encode_seconds: float
+    decode_seconds: float
+    decode_fps: float
+    bitstream_hash: str = ""
+    claimed_json: str = Field("{}", description="What the candidate said of itself; never used.")
+
+
+class SceneRecord(Row):
+    """One scene of one point: what it is like, what was chosen for it, and how it came out."""
+
+    campaign: str
+    experiment_id: str
+    clip: str
+    quality: float
+    scene: int
+    first_frame: int
+    frames: int
+    features: dict[str, float] = Field(default_factory=dict)
+    strategies_tried: tuple[str, ...] = ()
+    strategy: str | None = Field(None, description="None where the candidate's bytes are not an .evc file.")
+    why: str = ""
+    bytes_total: int | None = None
+    kbps: float | None = None
+    psnr_y: float
+    ssim_y: float

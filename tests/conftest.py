@@ -1,0 +1,58 @@
+"""What tests share: the real clips, the command line as a user runs it, and one running lab."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.local import LocalLab
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIPS = ROOT.parent / "shared" / "clips"
+EVOCODEC = Path(sys.executable).with_name("evocodec")
+
+Evocodec = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    """The folder of real test clips that lies beside the repository."""
+    if not CLIPS.is_dir():
+        pytest.skip(f"the real test clips are not here ({CLIPS})")
+    return CLIPS
+
+
+@pytest.fixture
+def evocodec(tmp_path: Path) -> Evocodec:
+    """Run `evocodec …` in an empty folder, with no keys and no profile of the user's."""
+
+    def run(*arguments: str | Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [EVOCODEC, *map(str, arguments)],
+            cwd=tmp_path,
+            env=clean_environment() | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without anything that changes what evocodec does."""
+    hidden = ("PREFECT_", "EVOCODEC_", "AWS_", "ANTHROPIC_", "OPENAI_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalLab]:
+    """A real Prefect server with both pools, workers and deployments; shared, since it takes 20 s to start."""
+    with LocalLab(tmp_path_factory.mktemp("lab") / ".evocodec") as running:
+        yield running

@@ -1,0 +1,275 @@
+"""The command line as a user meets it: what works, and one clear line with the right exit code for what cannot."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import Evocodec
+
+
+def one_line(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """The contract of every error: the exit code, one line on stderr that says what and where, no traceback."""
+    assert result.returncode == code, result.stderr + result.stdout
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("evocodec: warning:")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def write_clip(
+    path: Path, width: int, height: int, frames: int, pixel_format: str = "yuv420p", codec: str = "ffv1"
+) -> Path:
+    """A small moving gradient, written with PyAV."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(25))
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        rows, columns = np.mgrid[0:height, 0:width]
+        for number in range(frames):
+            luma = ((rows + columns * 2 + number * 3) % 256).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(np.dstack([luma] * 3), format="rgb24").reformat(format=pixel_format)
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "clip.mkv", 96, 64, 8)
+
+
+@pytest.fixture
+def evc(evocodec: Evocodec, clip: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "clip.evc"
+    result = evocodec("encode", clip, out, "--strategy", "x264")
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def test_help_lists_every_command_quickly(evocodec: Evocodec) -> None:
+    text = evocodec("--help").stdout
+    for command in (
+        "run",
+        "up",
+        "demo-clip",
+        "encode",
+        "decode",
+        "info",
+        "measure",
+        "try",
+        "results",
+        "report",
+        "doctor",
+    ):
+        assert re.search(rf"^\s+{command}\s", text, re.MULTILINE), command
+    assert len(text.splitlines()) < 30
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['evocodec', '--help']\n"
+        "import flows.cli\n"
+        "try: flows.cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'prefect', 'av', 'cv2', 'numpy', 'pandas', 'pydantic', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    import sys
+
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, timeout=30)
+
+
+@pytest.mark.parametrize("strategy", ["x264", "x265", "av1", "vvc"])
+def test_encode_decode_measure_round_trip(evocodec: Evocodec, clip: Path, tmp_path: Path, strategy: str) -> None:
+    evc, out = tmp_path / "a.evc", tmp_path / "a.y4m"
+    assert evocodec("encode", clip, evc, "--strategy", strategy, "--quality", "0.8").returncode == 0
+    decoded = evocodec("decode", evc, out, "--verify")
+    assert decoded.returncode == 0, decoded.stderr
+    assert "verified" in decoded.stdout
+    from_evc = json.loads(evocodec("measure", clip, evc, "--json").stdout)
+    from_y4m = json.loads(evocodec("measure", clip, out, "--json").stdout)
+    assert set(from_evc) >= {"kbps", "psnr_y", "psnr_u", "psnr_v", "psnr_yuv", "ssim_y", "vmaf", "frames"}
+    assert from_evc["psnr_y"] == from_y4m["psnr_y"] > 30
+    assert from_evc["kbps"] == pytest.approx(evc.stat().st_size * 8 * 25 / 8 / 1000)
+
+
+def test_info_tells_scenes_and_strategies(evocodec: Evocodec, evc: Path) -> None:
+    facts = json.loads(evocodec("info", evc, "--json").stdout)
+    assert facts["width"] == 96
+    assert facts["frame_count"] == 8
+    assert [scene["strategy"] for scene in facts["scenes"]] == ["x264"]
+    assert "x264" in evocodec("info", evc).stdout
+
+
+def test_missing_file(evocodec: Evocodec) -> None:
+    one_line(evocodec("encode", "absent.mp4", "out.evc"), 2, "absent.mp4")
+    one_line(evocodec("decode", "absent.evc", "out.y4m"), 2, "absent.evc")
+    one_line(evocodec("info", "absent.evc"), 2, "absent.evc")
+    one_line(evocodec("measure", "absent.mp4", "absent.evc"), 2, "absent.mp4")
+    one_line(evocodec("run", "--clip", "absent.mp4"), 2, "absent.mp4")
+    one_line(evocodec("try", "absent"), 2, "absent")
+
+
+def test_text_file_named_mp4(evocodec: Evocodec, tmp_path: Path) -> None:
+    fake = tmp_path / "notes.mp4"
+    fake.write_text("these are notes, not a film\n" * 50)
+    one_line(evocodec("encode", fake, "out.evc"), 2, "notes.mp4")
+    one_line(evocodec("run", "--clip", fake), 2, "notes.mp4")
+
+
+def test_audio_only_file(evocodec: Evocodec, tmp_path: Path) -> None:
+    sound = tmp_path / "sound.wav"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), dtype=np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    one_line(evocodec("encode", sound, "out.evc"), 2, "sound.wav")
+
+
+def test_file_with_no_frames(evocodec: Evocodec, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.y4m"
+    empty.write_bytes(b"YUV4MPEG2 W64 H64 F25:1 Ip A1:1 C420jpeg\n")
+    one_line(evocodec("encode", empty, "out.evc"), 2, "empty.y4m")
+    assert not (tmp_path / "out.evc").exists()
+
+
+@pytest.mark.parametrize(("width", "height", "frames"), [(96, 64, 1), (95, 63, 5), (16, 16, 5)])
+def test_one_frame_odd_size_and_tiny_clips_work(
+    evocodec: Evocodec, tmp_path: Path, width: int, height: int, frames: int
+) -> None:
+    clip = write_clip(tmp_path / "odd.mkv", width, height, frames)
+    for strategy in ("x264", "av1"):
+        assert evocodec("encode", clip, "odd.evc", "--strategy", strategy).returncode == 0
+        assert evocodec("decode", "odd.evc", "odd.y4m", "--verify").returncode == 0
+        facts = json.loads(evocodec("measure", clip, "odd.evc", "--json").stdout)
+        assert facts["frames"] == frames
+        assert facts["psnr_y"] > 20
+
+
+@pytest.mark.parametrize(("pixel_format", "said"), [("yuv420p10le", "10-bit"), ("yuv444p", "4:4:4")])
+def test_deeper_or_denser_input_is_converted_with_a_warning(
+    evocodec: Evocodec, tmp_path: Path, pixel_format: str, said: str
+) -> None:
+    clip = write_clip(tmp_path / "deep.mkv", 64, 64, 4, pixel_format)
+    result = evocodec("encode", clip, "deep.evc", "--strategy", "x264")
+    assert result.returncode == 0, result.stderr
+    assert "warning" in result.stderr
+    assert said in result.stderr
+
+
+def test_variable_frame_rate_is_resampled_with_a_warning(evocodec: Evocodec, tmp_path: Path) -> None:
+    path = tmp_path / "vfr.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=Fraction(25))
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, milliseconds in enumerate((0, 40, 80, 400, 440, 480, 900, 940)):
+            frame = av.VideoFrame.from_ndarray(np.full((96, 64), 20 * number, dtype=np.uint8), format="yuv420p")
+            frame.pts, frame.time_base = milliseconds, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    result = evocodec("encode", path, "vfr.evc", "--strategy", "x264")
+    assert result.returncode == 0, result.stderr
+    assert "variable frame rate" in result.stderr.lower()
+
+
+def test_truncated_evc(evocodec: Evocodec, evc: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.evc"
+    cut.write_bytes(evc.read_bytes()[:-40])
+    one_line(evocodec("decode", cut, "out.y4m"), 2)
+    assert not (tmp_path / "out.y4m").exists()
+    cut.write_bytes(evc.read_bytes()[:7])
+    one_line(evocodec("info", cut), 2)
+
+
+def test_damaged_evc_is_noticed(evocodec: Evocodec, evc: Path, tmp_path: Path) -> None:
+    data = bytearray(evc.read_bytes())
+    data[-30] ^= 0xFF
+    damaged = tmp_path / "damaged.evc"
+    damaged.write_bytes(data)
+    one_line(evocodec("decode", damaged, "out.y4m"), 2, "scene")
+
+
+def test_unknown_strategy_preset_and_output(evocodec: Evocodec, clip: Path, evc: Path) -> None:
+    one_line(evocodec("encode", clip, "out.evc", "--strategy", "theora"), 2, "theora", "x264")
+    one_line(evocodec("encode", clip, "out.evc", "--strategy", "av1", "--preset", "fastest"), 2, "fastest")
+    one_line(evocodec("encode", clip, "out.evc", "--quality", "7"), 2, "quality")
+    one_line(evocodec("decode", evc, "out.avi"), 2, "out.avi", ".mkv")
+
+
+def test_measuring_files_that_do_not_match(evocodec: Evocodec, clip: Path, tmp_path: Path) -> None:
+    one_line(evocodec("measure", clip, write_clip(tmp_path / "b.mkv", 64, 64, 8)), 2, "96×64")
+    one_line(evocodec("measure", clip, write_clip(tmp_path / "c.mkv", 96, 64, 7)), 2, "7 frames")
+
+
+def test_unwritable_store_and_output(evocodec: Evocodec, clip: Path, tmp_path: Path) -> None:
+    # A file in the way stops root as well, which a permission bit does not.
+    (tmp_path / "taken").write_text("")
+    one_line(evocodec("run", "--store", tmp_path / "taken" / "store"), 2, "taken")
+    one_line(evocodec("encode", clip, tmp_path / "taken" / "out.evc"), 2, "taken")
+    one_line(evocodec("demo-clip", tmp_path / "taken" / "demo.y4m"), 2, "taken")
+    one_line(evocodec("results", "--store", tmp_path / "nowhere"), 2, "nowhere")
+
+
+def test_port_in_use(evocodec: Evocodec) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        one_line(evocodec("run", "--port", port), 2, port)
+        one_line(evocodec("up", "--port", port), 2, port)
+
+
+def test_no_server_at_the_given_url(evocodec: Evocodec) -> None:
+    one_line(evocodec("run", "--server", "http://127.0.0.1:9/api"), 2, "127.0.0.1:9")
+
+
+def test_campaign_settings_out_of_bounds(evocodec: Evocodec) -> None:
+    one_line(evocodec("run", "--candidates", "9"), 2, "candidates")
+    one_line(evocodec("run", "--campaign", "a/b"), 2, "name")
+    one_line(evocodec("run", "--designer", "oracle"), 2, "designer")
+
+
+def test_demo_clip_is_a_y4m_of_the_promised_form(evocodec: Evocodec, tmp_path: Path) -> None:
+    result = evocodec("demo-clip", "demo.y4m")
+    assert result.returncode == 0, result.stderr
+    header = (tmp_path / "demo.y4m").read_bytes()[:60]
+    assert header.startswith(b"YUV4MPEG2 W320 H180 F25:1")
+
+
+def test_doctor_has_a_line_for_each_part_and_fails_with_a_remedy(evocodec: Evocodec, tmp_path: Path) -> None:
+    good = evocodec("doctor")
+    assert good.returncode == 0, good.stdout
+    for part in (
+        "python",
+        "codecs",
+        "ffmpeg",
+        "vvc encoder",
+        "vmaf",
+        "torch",
+        "prefect",
+        "store",
+        "ANTHROPIC_API_KEY",
+    ):
+        assert re.search(rf"^\w+\s+{part}", good.stdout, re.MULTILINE), part
+    (tmp_path / "taken").write_text("")
+    bad = evocodec("doctor", "--store", tmp_path / "taken" / "store", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert bad.returncode == 1
+    assert re.search(r"^FAIL\s+store", bad.stdout, re.MULTILINE)
+    assert re.search(r"^FAIL\s+prefect.*start it", bad.stdout, re.MULTILINE)
+
+
+def test_keys_are_not_printed(evocodec: Evocodec) -> None:
+    result = evocodec("doctor", ANTHROPIC_API_KEY="sk-very-secret")
+    assert "sk-very-secret" not in result.stdout + result.stderr

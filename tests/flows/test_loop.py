@@ -1,0 +1,245 @@
+"""A campaign end to end on a real Prefect server, with real encoders and real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import EVOCODEC, clean_environment
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterTags
+from tasks.analyze.leaderboard import standings
+from tasks.analyze.summary import artifact_key
+from tasks.store.store import Store
+
+from flows.local import LocalLab, prefect_api
+from tasks.campaign import Campaign
+
+# The loop as the cpu worker runs it, in a process of its own, which tells at its end what it has imported.
+RUN_LOOP = """
+import json, sys
+from flows.loop import research_loop
+from tasks.campaign import Campaign
+result = research_loop(Campaign.model_validate_json(sys.argv[1]))
+print("RESULT", json.dumps({"result": result, "modules": sorted(sys.modules)}))
+"""
+
+
+def run_loop(lab: LocalLab, campaign: Campaign, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", RUN_LOOP, campaign.model_dump_json()],
+        env=clean_environment() | {"PREFECT_API_URL": lab.api_url, "PREFECT_HOME": str(lab.home / "prefect")},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def runs_of(lab: LocalLab, campaign: str) -> list[str]:
+    """Names of all dispatched runs of a campaign."""
+    with prefect_api(lab.api_url), get_client(sync_client=True) as client:
+        tags = FlowRunFilterTags(all_=[f"campaign:{campaign}"])
+        return [run.name for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags))]
+
+
+@pytest.fixture(scope="module")
+def real_campaign(lab: LocalLab, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """2 iterations × 2 candidates on the first frames of a real clip."""
+    return Campaign(
+        name="real",
+        clips=(str(clips / "parkjoy.mkv"),),
+        iterations=2,
+        candidates=2,
+        max_frames=6,
+        store=str(tmp_path_factory.mktemp("store")),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(lab: LocalLab, real_campaign: Campaign) -> dict[str, object]:
+    process = run_loop(lab, real_campaign)
+    assert process.returncode == 0, process.stderr[-3000:]
+    line = next(line for line in process.stdout.splitlines() if line.startswith("RESULT"))
+    return dict(json.loads(line.removeprefix("RESULT")))
+
+
+def test_every_candidate_is_measured_and_ranked_against_the_anchors(
+    finished: dict[str, object], real_campaign: Campaign
+) -> None:
+    store = Store.open(real_campaign.store)
+    experiments = store.experiments("real")
+    assert {record.status for record in experiments} == {"measured"}
+    assert sorted(record.kind for record in experiments) == ["anchor"] * 2 + ["candidate"] * 4
+    points = store.points("real")
+    assert all(point.frames == 6 and point.kbps > 0 and 15 < point.psnr_y < 60 for point in points)
+    for point in points:
+        if "anchor" not in point.experiment_id and "real-0" in point.experiment_id:
+            assert len(store.get_blob(point.bitstream_hash)) == point.bytes_total
+    board = standings(experiments, points, real_campaign.targets, scenes=store.scenes("real"))
+    ranked = [row for row in board if row.kind == "candidate"]
+    assert all(row.mean_bd_rate is not None for row in ranked)
+
+
+def test_the_loop_process_never_loads_torch_or_a_codec(finished: dict[str, object]) -> None:
+    modules = set(finished["modules"])  # type: ignore[call-overload]
+    assert "prefect" in modules
+    assert not {"torch", "av", "cv2", "skimage", "scenedetect"} & modules
+
+
+def test_artifacts_are_in_the_ui(finished: dict[str, object], lab: LocalLab, real_campaign: Campaign) -> None:
+    keys = [artifact_key(kind, "real") for kind in ("leaderboard", "summary", "loop", "experiment")]
+    with prefect_api(lab.api_url), get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=keys)))
+    types = {artifact.key: artifact.type for artifact in found}
+    assert types == dict(zip(keys, ("table", "markdown", "progress", "progress"), strict=True))
+    table = next(artifact.data for artifact in found if artifact.type == "table")
+    assert "x265-medium" in str(table)
+
+
+def test_running_again_repeats_nothing(finished: dict[str, object], lab: LocalLab, real_campaign: Campaign) -> None:
+    before = Store.open(real_campaign.store).experiments("real")
+    runs = runs_of(lab, "real")
+    process = run_loop(lab, real_campaign)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert Store.open(real_campaign.store).experiments("real") == before
+    assert sum("experiment" in name for name in runs_of(lab, "real")) == sum("experiment" in name for name in runs)
+
+
+def test_other_terms_under_the_same_name_are_refused(
+    finished: dict[str, object], lab: LocalLab, real_campaign: Campaign
+) -> None:
+    process = run_loop(lab, real_campaign.model_copy(update={"max_frames": 5}))
+    assert process.returncode != 0
+    assert "was begun with other max_frames" in process.stderr
+
+
+def test_a_late_batch_is_cancelled_and_recorded_as_infrastructure(lab: LocalLab, tmp_path: Path) -> None:
+    from tasks.dispatch.step import wait
+
+    with prefect_api(lab.api_url):
+        from prefect.deployments import run_deployment
+
+        campaign = Campaign(name="late", store=str(tmp_path / "store"))
+        run = run_deployment(
+            "anchors/evocodec",
+            parameters={"campaign": campaign.model_dump(mode="json")},
+            timeout=0,
+            as_subflow=False,
+        )
+        outcome = wait.fn(run.id, 6.0)
+        assert outcome.late
+        assert not outcome.completed
+        assert "not finished after 6 s" in outcome.message
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(run.id).state
+    assert state is not None
+    assert state.is_cancelled()
+    assert not children_running_candidates()
+
+
+def children_running_candidates() -> list[str]:
+    """Command lines of candidate processes on this machine."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if "tasks/execute/child.py" in command or "tasks.execute.child" in command:
+                found.append(command)
+    return found
+
+
+def wait_until(condition: object, seconds: float = 60) -> bool:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def session_of(process: subprocess.Popen[str]) -> list[int]:
+    """Every process below `process`, by the kernel's own list."""
+    found, waiting = [], [process.pid]
+    while waiting:
+        parent = waiting.pop()
+        for thread in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                children = [int(pid) for pid in thread.read_text().split()]
+            except OSError:
+                continue
+            found += children
+            waiting += children
+    return found
+
+
+@pytest.fixture
+def campaign_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """`evocodec run` on the demo clip with a lab of its own, as a user starts it."""
+    process = subprocess.Popen(
+        [EVOCODEC, "run", "--iterations", "1", "--candidates", "1", "--max-frames", "12"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def test_killed_worker_then_ctrl_c_then_resume(campaign_process: subprocess.Popen[str], tmp_path: Path) -> None:
+    """A worker killed in mid-experiment is replaced and its run redone; Ctrl-C leaves no process and no half record."""
+    assert wait_until(children_running_candidates, 120), campaign_process.communicate(timeout=5)
+    below = session_of(campaign_process)
+    [worker] = [pid for pid in below if b"worker\0start\0--pool\0gpu" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(worker, signal.SIGKILL)
+    # Its candidates die with it; the lab brings a new worker, which takes the anchors or the batch up again.
+    assert wait_until(lambda: not Path(f"/proc/{worker}").exists(), 30)
+    campaign_process.send_signal(signal.SIGINT)
+    _, err = campaign_process.communicate(timeout=60)
+    assert campaign_process.returncode == 130, err
+    assert "Traceback" not in err
+    assert err.strip().splitlines()[-1] == "evocodec: interrupted"
+    assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 10)
+    store = Store.open(str(tmp_path / ".evocodec" / "store"))
+    for record in store.experiments("demo"):
+        assert (record.status == "measured") == bool(
+            [point for point in store.points("demo") if point.experiment_id == record.experiment_id]
+        )
+    assert not list((tmp_path / ".evocodec" / "store").rglob("*.tmp"))
+
+    resumed = subprocess.run(
+        [EVOCODEC, "run", "--iterations", "1", "--candidates", "1", "--max-frames", "12"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "report" in resumed.stdout
+    assert (tmp_path / ".evocodec" / "report-demo.html").stat().st_size > 10_000
+    listed = json.loads(
+        subprocess.run(
+            [EVOCODEC, "results", "--json"],
+            cwd=tmp_path,
+            env=clean_environment(),
+            capture_output=True,
+            check=True,
+        ).stdout
+    )
+    assert {row["status"] for row in listed if row["kind"] == "anchor"} == {"measured"}
+    assert any(row["kind"] == "candidate" and row["status"] == "measured" and row["points"] for row in listed)

@@ -1,0 +1,49 @@
+"""What still has to be measured, from the records alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from tasks.campaign import CandidateRef
+from tasks.dispatch.pending import MAX_ATTEMPTS, pending
+from tasks.store.records import ExperimentRecord, Status
+
+DESIGN = tuple(CandidateRef(experiment_id=name, candidate_hash="0" * 64) for name in ("a", "b"))
+
+
+def record(experiment_id: str, status: Status, attempt: int = 1) -> ExperimentRecord:
+    now = datetime.now(UTC)
+    return ExperimentRecord(
+        campaign="c",
+        experiment_id=experiment_id,
+        status=status,
+        attempt=attempt,
+        started_at=now,
+        finished_at=now,
+    )
+
+
+def test_all_are_pending_without_records() -> None:
+    assert [ref.attempt for ref in pending(DESIGN, [])] == [1, 1]
+
+
+@pytest.mark.parametrize("status", ["rejected", "duplicate", "invalid", "crashed", "timeout", "cheat", "measured"])
+def test_an_outcome_is_final(status: Status) -> None:
+    assert [ref.experiment_id for ref in pending(DESIGN, [record("a", status)])] == ["b"]
+
+
+def test_what_the_infrastructure_lost_is_tried_again_but_not_for_ever() -> None:
+    lost = [record("a", "infrastructure", attempt) for attempt in range(1, MAX_ATTEMPTS)]
+    assert [(ref.experiment_id, ref.attempt) for ref in pending(DESIGN, lost)] == [
+        ("a", MAX_ATTEMPTS),
+        ("b", 1),
+    ]
+    lost.append(record("a", "infrastructure", MAX_ATTEMPTS))
+    assert [ref.experiment_id for ref in pending(DESIGN, lost)] == ["b"]
+
+
+def test_a_success_after_a_loss_is_final() -> None:
+    records = [record("a", "infrastructure"), record("a", "measured", 2)]
+    assert [ref.experiment_id for ref in pending(DESIGN, records)] == ["b"]
