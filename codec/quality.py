@@ -17,6 +17,7 @@ import json
 import math
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,28 +77,57 @@ def measure_quality(
     Raises BadInputError where sizes or counts differ or there are no frames, and MeasurementError where VMAF was
     asked for and ffmpeg fails.
     """
-    _require_alike(reference, distorted, video)
-    count = len(reference)
-    squares = [
-        [squared_error(a, b) for a, b in zip(original, decoded, strict=True)]
-        for original, decoded in zip(reference.planes(), distorted.planes(), strict=True)
-    ]
-    y, u, v = (psnr(sum(errors) / plane.size) for errors, plane in zip(squares, reference.planes(), strict=True))
-    frame_psnr = [psnr(error / (video.width * video.height)) for error in squares[0]]
+    if len(reference) != len(distorted):
+        raise BadInputError(
+            f"quality: {len(reference)} original frames against {len(distorted)} decoded; give the same frames"
+        )
+    pairs = ((reference[i : i + 1], distorted[i : i + 1]) for i in range(len(reference)))
+    return measure_pairs(pairs, video, with_vmaf=with_vmaf, with_ms_ssim=with_ms_ssim, vmaf_threads=vmaf_threads)
+
+
+def measure_pairs(
+    pairs: Iterable[tuple[Frames, Frames]],
+    video: VideoFormat,
+    *,
+    with_vmaf: bool = True,
+    with_ms_ssim: bool = True,
+    vmaf_threads: int = 2,
+) -> Quality:
+    """The same for (original, decoded) runs of one frame each that come one by one; no frame is kept."""
     small = min(video.width, video.height)
     multiscale = with_ms_ssim and small >= MS_SSIM_MIN_SIDE
-    similarity = [_similarity(a, b, multiscale) for a, b in zip(reference.y, distorted.y, strict=True)]
+    errors: list[tuple[int, int, int]] = []
+    similarity: list[tuple[float, float]] = []
+    with contextlib.ExitStack() as stack:
+        vmaf = stack.enter_context(_Vmaf(video, vmaf_threads)) if with_vmaf and small >= VMAF_MIN_SIDE else None
+        for original, decoded in pairs:
+            _require_alike(original, decoded, video)
+            y, u, v = (squared_error(a[0], b[0]) for a, b in zip(original.planes(), decoded.planes(), strict=True))
+            errors.append((y, u, v))
+            similarity.append(_similarity(original.y[0], decoded.y[0], multiscale))
+            if vmaf:
+                vmaf.feed(original, decoded)
+        count = len(errors)
+        if not count:
+            raise BadInputError("quality: there are no frames to compare; give at least one")
+        vmaf_score = vmaf.score(count) if vmaf else None
+    luma, chroma = video.width * video.height, video.chroma_width * video.chroma_height
+    y_db, u_db, v_db = (
+        psnr(sum(plane) / (size * count))
+        for plane, size in zip(zip(*errors, strict=True), (luma, chroma, chroma), strict=True)
+    )
+    frame_psnr = [psnr(error / luma) for error, _, _ in errors]
     return Quality(
         frames=count,
-        psnr_y=y,
-        psnr_u=u,
-        psnr_v=v,
-        psnr_yuv=(6 * y + u + v) / 8,
+        psnr_y=y_db,
+        psnr_u=u_db,
+        psnr_v=v_db,
+        psnr_yuv=(6 * y_db + u_db + v_db) / 8,
         psnr_y_frame_mean=sum(frame_psnr) / count,
         psnr_y_worst=min(frame_psnr),
         ssim_y=sum(ssim for ssim, _ in similarity) / count,
         ms_ssim_y=sum(ms_ssim for _, ms_ssim in similarity) / count if multiscale else None,
-        vmaf=_vmaf(reference, distorted, video, vmaf_threads) if with_vmaf and small >= VMAF_MIN_SIDE else None,
+        vmaf=vmaf_score,
     )
 
 
@@ -123,17 +153,11 @@ def ssim(a: Plane, b: Plane) -> float:
     return _ssim_and_contrast(a.astype(np.float64), b.astype(np.float64))[0]
 
 
-def _require_alike(reference: Frames, distorted: Frames, video: VideoFormat) -> None:
-    if len(reference) != len(distorted):
-        raise BadInputError(
-            f"quality: {len(reference)} original frames against {len(distorted)} decoded; give the same frames"
-        )
-    if not len(reference):
-        raise BadInputError("quality: there are no frames to compare; give at least one")
+def _require_alike(original: Frames, decoded: Frames, video: VideoFormat) -> None:
     luma, chroma = (video.height, video.width), (video.chroma_height, video.chroma_width)
-    for name, frames in (("original", reference), ("decoded", distorted)):
-        sizes = [plane.shape[1:] for plane in frames.planes()]
-        if sizes != [luma, chroma, chroma]:
+    for name, frames in (("original", original), ("decoded", decoded)):
+        sizes = [plane.shape for plane in frames.planes()]
+        if sizes != [(1, *luma), (1, *chroma), (1, *chroma)]:
             raise BadInputError(f"quality: the {name} planes are {sizes}, not those of {video.width}x{video.height}")
 
 
@@ -179,51 +203,63 @@ def _halve(image: _Image) -> _Image:
     return half
 
 
-def _vmaf(reference: Frames, distorted: Frames, video: VideoFormat, threads: int) -> float:
-    """VMAF by ffmpeg, which gets the frames of both runs in turn on its stdin: only the log touches the disk."""
-    import imageio_ffmpeg
+class _Vmaf:
+    """ffmpeg with libvmaf, which gets the frames of both runs in turn on its stdin: only the log touches the disk."""
 
-    size = f"{video.width}x{video.height}"
-    graph = (  # the frame rate plays no part: frames meet by their number
-        "split[a][b];[a]select=not(mod(n\\,2)),setpts=N[decoded];[b]select=mod(n\\,2),setpts=N[original];"
-        f"[decoded][original]libvmaf=n_threads={threads}:log_fmt=json:log_path=vmaf.json"
-    )
-    command = [
-        *(imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error"),
-        *("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", size, "-i", "pipe:0"),
-        *("-lavfi", graph, "-f", "null", "-"),
-    ]
-    with tempfile.TemporaryDirectory(prefix="evocodec-vmaf-") as name:
-        folder = Path(name)
-        with (folder / "stderr").open("wb") as stderr:
-            process = subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr
+    def __init__(self, video: VideoFormat, threads: int) -> None:
+        self._video = video
+        self._threads = threads
+
+    def __enter__(self) -> _Vmaf:
+        import imageio_ffmpeg
+
+        graph = (  # the frame rate plays no part: frames meet by their number
+            "split[a][b];[a]select=not(mod(n\\,2)),setpts=N[decoded];[b]select=mod(n\\,2),setpts=N[original];"
+            f"[decoded][original]libvmaf=n_threads={self._threads}:log_fmt=json:log_path=vmaf.json"
+        )
+        command = [
+            *(imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error"),
+            *("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{self._video.width}x{self._video.height}"),
+            *("-i", "pipe:0", "-lavfi", graph, "-f", "null", "-"),
+        ]
+        with contextlib.ExitStack() as stack:
+            folder = tempfile.TemporaryDirectory(prefix="evocodec-vmaf-")
+            self._folder = Path(stack.enter_context(folder))
+            stderr = stack.enter_context((self._folder / "stderr").open("wb"))
+            self._process = subprocess.Popen(
+                command, cwd=self._folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr
             )
-            exit_code = _feed(process, distorted, reference)
-        said = (folder / "stderr").read_text(encoding="utf-8", errors="replace").strip()[-500:] or "nothing"
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._process.poll() is None:  # an exception on the way, such as Ctrl-C
+            self._process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
+        self._stack.close()
+
+    def feed(self, original: Frames, decoded: Frames) -> None:
+        pipe = self._process.stdin
+        if pipe is None:
+            raise MeasurementError("VMAF: ffmpeg was started without a stdin to feed")
+        with contextlib.suppress(BrokenPipeError):  # it ended early: its exit code tells
+            pipe.write(decoded.to_bytes())
+            pipe.write(original.to_bytes())
+
+    def score(self, expected: int) -> float:
+        """The mean over the frames, when all have been fed. Raises MeasurementError."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
+        exit_code = self._process.returncode
+        said = (self._folder / "stderr").read_text(encoding="utf-8", errors="replace").strip()[-500:] or "nothing"
         try:
-            log = json.loads((folder / "vmaf.json").read_text(encoding="utf-8"))
+            log = json.loads((self._folder / "vmaf.json").read_text(encoding="utf-8"))
             frames, score = len(log["frames"]), float(log["pooled_metrics"]["vmaf"]["mean"])
         except (OSError, ValueError, KeyError) as error:
             raise MeasurementError(f"VMAF: ffmpeg ended with {exit_code} and no usable log; it said: {said}") from error
-    if exit_code or frames != len(reference):
-        raise MeasurementError(
-            f"VMAF: ffmpeg ended with {exit_code} after {frames} of {len(reference)} frames; it said: {said}"
-        )
-    return score
-
-
-def _feed(process: subprocess.Popen[bytes], distorted: Frames, reference: Frames) -> int:
-    """Write the frames of both runs in turn and wait for the end; the exit code."""
-    if process.stdin is None:
-        raise MeasurementError("VMAF: ffmpeg was started without a stdin to feed")
-    try:
-        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it ended early: its exit code tells
-            for index in range(len(reference)):
-                pipe.write(distorted[index : index + 1].to_bytes())
-                pipe.write(reference[index : index + 1].to_bytes())
-        return process.wait()
-    finally:
-        if process.poll() is None:  # an exception on the way, such as Ctrl-C
-            process.kill()
-            process.wait()
+        if exit_code or frames != expected:
+            raise MeasurementError(
+                f"VMAF: ffmpeg ended with {exit_code} after {frames} of {expected} frames; it said: {said}"
+            )
+        return score

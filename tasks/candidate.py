@@ -6,7 +6,8 @@ Owns reading, writing, hashing and the cheap checks of a candidate. Running one 
       encoder.py      compress_video_tensor(frames, config, device) -> {"compressed_data": bytes, ...}
       decoder.py      decompress_video_tensor(data, config, device) -> {"reconstructed_frames": tensor, ...}
       trainer.py      optional: train_codec(clips, config, device) -> bytes
-      config.json     what both functions get; `config["quality"]` in [0, 1] is set by the harness
+      config.json     what both functions get; the harness sets `quality` in [0, 1] and, for the encoder only,
+                      `frame_rate` as text ("25", "30000/1001")
       candidate.json  the lineage; a folder without one is a hand-written candidate named like the folder
 """
 

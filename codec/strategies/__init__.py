@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from codec.errors import BadInputError, BitstreamError
 
 if TYPE_CHECKING:
-    from codec.strategies.elementary import ElementaryStrategy
+    from codec.strategies.protocol import Strategy
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ STRATEGIES = tuple(name for name, registration in REGISTRY.items() if registrati
 
 
 @cache
-def get(name: str) -> ElementaryStrategy:
+def get(name: str) -> Strategy:
     """The strategy of that name. Raises BadInputError, naming the known ones."""
     if name not in STRATEGIES:
         raise BadInputError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
     module = import_module(cast(str, REGISTRY[name].module))
-    return cast("ElementaryStrategy", module.STRATEGY)
+    return cast("Strategy", module.STRATEGY)
 
 
-def by_code(code: int) -> ElementaryStrategy:
+def by_code(code: int) -> Strategy:
     """The strategy with that code in the bitstream. Raises BitstreamError where this version has none."""
     name = name_of(code)
     if name not in STRATEGIES:

@@ -9,7 +9,7 @@ from codec.errors import BitstreamError
 from codec.frames import Frames, VideoFormat
 from codec.strategies.elementary import ElementaryStrategy, encode_with_pyav, join_options
 
-# One picture at a time keeps the bytes the same on every machine; tune 1 is PSNR; one key frame starts the scene.
+# One picture at a time keeps the bytes the same from run to run; tune 1 is PSNR; one key frame starts the scene.
 DEFAULTS = {"lp": "1", "tune": "1", "keyint": "-1"}
 TEMPORAL_DELIMITER = 2
 

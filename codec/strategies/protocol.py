@@ -32,6 +32,7 @@ class Strategy(Protocol):
 
     name: str
     code: int  # its byte in the .evc scene header; never reused
+    presets: tuple[str, ...]  # what `EncodeSettings.preset` may say, fastest first
 
     def encode(self, frames: Frames, video: VideoFormat, settings: EncodeSettings) -> bytes:
         """The payload of one scene. Raises EncodeError where the encoder fails or drops frames."""

@@ -25,12 +25,10 @@ INTRA_PERIOD_SECONDS = 100_000
 
 def encode_stream(frames: Frames, video: VideoFormat, rate: float, preset: str, options: Mapping[str, str]) -> bytes:
     """VVC Annex B at QP `rate`. `options` are VVenC's own, given as `-vvenc-params`."""
-    import imageio_ffmpeg
-
     raw = ["-f", "rawvideo", "-pix_fmt", "yuv420p10le", "-s", f"{video.width}x{video.height}"]
     params = join_options("vvc", {**DEFAULTS, **options})
     command = [
-        *(imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-loglevel", "error"),
+        *(_ffmpeg(), "-nostdin", "-hide_banner", "-loglevel", "error"),
         *(*raw, "-r", str(video.frame_rate), "-i", "pipe:0"),
         *("-vf", _color_filter(video), "-c:v", "libvvenc", "-preset", preset, "-qp", f"{rate:g}"),
         *("-period", str(INTRA_PERIOD_SECONDS), "-vvenc-params", params, "-f", "vvc", "pipe:1"),
@@ -38,12 +36,15 @@ def encode_stream(frames: Frames, video: VideoFormat, rate: float, preset: str, 
     # Files take what ffmpeg writes, so that it can never block while its input is being written. Where it ends early
     # its exit code and what it said tell why, not the broken pipe.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err) as process:
-            with contextlib.suppress(BrokenPipeError), cast(IO[bytes], process.stdin) as pipe:
-                for index in range(len(frames)):
-                    for plane in frames.planes():
-                        pipe.write((plane[index].astype("<u2") << 2).tobytes())
-            code = process.wait()
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err)
+        except OSError as error:
+            raise EncodeError(f"vvc cannot start ffmpeg, which it needs to encode: {error}") from error
+        with process, contextlib.suppress(BrokenPipeError), cast(IO[bytes], process.stdin) as pipe:
+            for index in range(len(frames)):
+                for plane in frames.planes():
+                    pipe.write((plane[index].astype("<u2") << 2).tobytes())
+        code = process.returncode
         err.seek(0)
         said = err.read().decode(errors="replace").strip().splitlines()
         if code != 0:
@@ -52,6 +53,15 @@ def encode_stream(frames: Frames, video: VideoFormat, rate: float, preset: str, 
             raise EncodeError(f"vvc failed at {shown}: {reason}")
         out.seek(0)
         return out.read()
+
+
+def _ffmpeg() -> str:
+    import imageio_ffmpeg
+
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise EncodeError(f"vvc needs imageio-ffmpeg's ffmpeg to encode: {error}") from error
 
 
 def _color_filter(video: VideoFormat) -> str:

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
 
-from codec.decoding_agent import decode_bytes
+from codec.bitstream import EvcReader
+from codec.decoding_agent import DecodingAgent
 from codec.errors import BadInputError
 from codec.frames import Frames, VideoFormat
-from codec.quality import measure_quality
+from codec.quality import measure_pairs
 from codec.video import open_video
 
 
 def measure_files(reference: Path, distorted: Path, warn: Callable[[str], None]) -> dict[str, float | int | None]:
     """kbps is the length of the distorted file; quality is on 8-bit 4:2:0 planes, formulas as in `codec.quality`.
 
-    Raises BadInputError where the two differ in size, number of frames or frame rate.
+    Both files are read frame by frame (an .evc scene by scene). Raises BadInputError where they differ in size or
+    number of frames.
     """
-    video, original = _read(reference, warn)
-    other, decoded = _read(distorted, warn)
-    if (other.width, other.height) != (video.width, video.height):
-        raise BadInputError(
-            f"{distorted} is {other.width}×{other.height} but {reference} is {video.width}×{video.height}"
-        )
-    if len(decoded) != len(original):
-        raise BadInputError(f"{distorted} has {len(decoded)} frames but {reference} has {len(original)}")
-    quality = measure_quality(original, decoded, video)
+    with ExitStack() as stack:
+        video, originals = _open(reference, stack, warn)
+        other, decoded = _open(distorted, stack, warn)
+        if (other.width, other.height) != (video.width, video.height):
+            raise BadInputError(
+                f"{distorted} is {other.width}×{other.height} but {reference} is {video.width}×{video.height}"
+            )
+        quality = measure_pairs(_paired(reference, originals, distorted, decoded), video)
     size = distorted.stat().st_size
     return {
-        "kbps": kbps(size, len(original), video.frame_rate),
+        "kbps": kbps(size, quality.frames, video.frame_rate),
         "psnr_y": quality.psnr_y,
         "psnr_u": quality.psnr_u,
         "psnr_v": quality.psnr_v,
@@ -47,19 +50,27 @@ def kbps(size: int, frames: int, frame_rate: Fraction) -> float:
     return float(size * 8 * frame_rate / frames / 1000)
 
 
-def _read(path: Path, warn: Callable[[str], None]) -> tuple[VideoFormat, Frames]:
+def _paired(
+    reference: Path, originals: Iterable[Frames], distorted: Path, decoded: Iterable[Frames]
+) -> Iterator[tuple[Frames, Frames]]:
+    for number, (original, other) in enumerate(zip_longest(originals, decoded)):
+        if original is None or other is None:
+            shorter, longer = (reference, distorted) if original is None else (distorted, reference)
+            raise BadInputError(f"{shorter} has {number} frames, {longer} has more: give the same frames")
+        yield original, other
+
+
+def _open(path: Path, stack: ExitStack, warn: Callable[[str], None]) -> tuple[VideoFormat, Iterator[Frames]]:
+    """The format of a file and its frames one by one."""
     try:
-        data = path.read_bytes() if _is_evc(path) else None
+        file = stack.enter_context(path.open("rb"))
+        is_evc = file.read(4) == b"EVC\x00"
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
-    if data is not None:
-        return decode_bytes(data)
-    with open_video(path) as reader:
-        for warning in reader.warnings:
-            warn(f"{path}: {warning}")
-        return reader.format, reader.read()
-
-
-def _is_evc(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"EVC\x00"
+    if is_evc:
+        scenes = (scene.frames for scene in DecodingAgent().decode(file) if scene.frames is not None)
+        return EvcReader(file).header.video, (scene[i : i + 1] for scene in scenes for i in range(len(scene)))
+    reader = stack.enter_context(open_video(path))
+    # A reader's warnings are complete once its last frame is read, and `stack` is unwound in the reverse order.
+    stack.callback(lambda: [warn(f"{path}: {warning}") for warning in reader.warnings])
+    return reader.format, iter(reader)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+
 from tasks.analyze.leaderboard import campaign_met, standings
 from tasks.analyze.summary import artifact_key, iteration_markdown, leaderboard_rows
-from tasks.store.store import Store
-
 from tasks.campaign import Campaign
+from tasks.store.store import Store
 
 
 @task(name="analyze", task_run_name="analyze iteration {iteration}", cache_policy=NO_CACHE)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from tasks.design.designer import Past, make_designer
-from tasks.store.store import Store
 
 from tasks.campaign import Campaign, CandidateRef
+from tasks.design.designer import Past, make_designer
+from tasks.store.store import Store
 
 
 @task(name="design", task_run_name="design iteration {iteration}", cache_policy=NO_CACHE)

@@ -309,7 +309,7 @@ class _Experiment:
 def _checked_claims(encoded: Outcome, where: str) -> str:
     """What the encoder said of itself, as JSON. Its process wrote it, so even the syntax has to be checked."""
     try:
-        return json.dumps(json.loads(encoded.extra), sort_keys=True)
+        return json.dumps(json.loads(encoded.extra), sort_keys=True, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise _PointFailed("invalid", "encode", f"encode of {where}: its claims are not JSON", encoded.log) from error
 

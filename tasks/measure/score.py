@@ -80,7 +80,7 @@ def score(
         tera_ops_per_frame=None,
         encode_seconds=coded.encode_seconds,
         decode_seconds=coded.decode_seconds,
-        decode_fps=quality.frames / coded.decode_seconds,
+        decode_fps=quality.frames / max(coded.decode_seconds, 1e-6),
         bitstream_hash=hashlib.sha256(coded.bitstream).hexdigest(),
         claimed_json=coded.claimed_json,
     )

@@ -11,7 +11,7 @@ What the files mean is `tasks.store.store`'s.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -21,14 +21,6 @@ from codec.errors import StoreError
 REMEDY: Final = "use a folder you may write to, or s3://bucket/prefix"
 # Readers of parquet folders (arrow, pandas, DuckDB) skip names that begin with a dot.
 TEMPORARY: Final = ".tmp-"
-
-
-class NameTakenError(Exception):
-    """A new file was to be written where there is one."""
-
-
-class NameMissingError(Exception):
-    """There is no file of that name."""
 
 
 class NameTakenError(Exception):

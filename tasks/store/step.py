@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from tasks.store.store import Store
 
 from tasks.execute.attempt import Attempt
+from tasks.store.store import Store
 
 
 @task(name="persist", task_run_name="persist {attempt.record.experiment_id}", cache_policy=NO_CACHE, retries=2)

@@ -82,6 +82,15 @@ def test_an_encoder_that_drops_frames_is_an_error(moving_picture: MovingPicture)
         replace(x264, encode_stream=lambda *_: b"").encode(frames, video, quick("x264"))
 
 
+def test_vvc_without_an_ffmpeg_that_starts_says_so(
+    moving_picture: MovingPicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, video = moving_picture(32, 32, 1)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    with pytest.raises(EncodeError, match="vvc cannot start ffmpeg"):
+        strategies.get("vvc").encode(frames, video, quick("vvc"))
+
+
 @EVERY
 def test_a_scene_has_one_key_frame(name: str, moving_picture: MovingPicture) -> None:
     """Random access is by scene, so a second key frame would be wasted."""

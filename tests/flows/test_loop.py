@@ -17,10 +17,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterTags
 from tasks.analyze.leaderboard import standings
 from tasks.analyze.summary import artifact_key
-from tasks.store.store import Store
 
 from flows.local import LocalLab, prefect_api
 from tasks.campaign import Campaign
+from tasks.store.store import Store
 
 # The loop as the cpu worker runs it, in a process of its own, which tells at its end what it has imported.
 RUN_LOOP = """

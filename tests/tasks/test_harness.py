@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -215,7 +216,9 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_harness import Candidate, Path, clip_of, run
 run(Candidate.from_json_bytes(Path({str(tmp_path / "candidate")!r}).read_bytes()), [clip_of()])
 """
-    harness = subprocess.Popen([sys.executable, "-c", script])
+    # Killed, it cannot remove its scratch folder: that has to lie where the test cleans up.
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    harness = subprocess.Popen([sys.executable, "-c", script], env=environment)
     try:
         _until(lambda: pid_file.exists() or harness.poll() is not None, 60)
         assert harness.poll() is None

@@ -107,7 +107,6 @@ def test_the_decoder_gets_the_bytes_and_no_encoder() -> None:
     ("returned", "reason"),
     [
         ("torch.zeros(1, 2, 3, 16, 16)", "must be uint8 [1, T, 3, H, W], not float32 [1, 2, 3, 16, 16]"),
-        ("torch.zeros(2, 3, 16, 16, dtype=torch.uint8)", "not uint8 [2, 3, 16, 16]"),
         ("b'frames'", "must return a tensor"),
     ],
 )
@@ -176,9 +175,10 @@ def test_an_end_in_the_middle_of_the_answer_is_a_crash() -> None:
     [
         "import torch\nreturn {'compressed_data': torch.zeros(1 << 33, dtype=torch.uint8)}",
         # A shared mapping does not count as data: only the watch on the resident set sees it.
-        (
+        pytest.param(
             "import mmap, time\nm = mmap.mmap(-1, 1 << 30)\n"
-            "for _ in range(1 << 10):\n    m.write(bytes(1 << 20))\ntime.sleep(60)"
+            "for _ in range(1 << 10):\n    m.write(bytes(1 << 20))\ntime.sleep(60)",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -48,8 +48,9 @@ def s3_uri(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fi
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     import s3fs
 
-    s3fs.S3FileSystem(skip_instance_cache=True).mkdir("evocodec-test")
-    return f"s3://evocodec-test/{request.node.name}"
+    bucket = request.node.name.replace("_", "-")
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(bucket)
+    return f"s3://{bucket}/some/prefix"
 
 
 def write(store: Store, name: str, campaign: str = "night", minutes: int = 0) -> None:
@@ -173,17 +174,18 @@ def start_writer(uri: str, prefix: str, count: int) -> subprocess.Popen[bytes]:
 
 def test_a_killed_writer_leaves_no_half_record(local: Store) -> None:
     source = random.Random(11)
-    for run in range(4):
+    for run in range(3):
         writer = start_writer(local._files.uri, f"k{run}", 10_000)
         deadline = time.monotonic() + 30
         while not any(record.experiment_id.startswith(f"k{run}") for record in local.experiments("night")):
             assert time.monotonic() < deadline, "the writer never began"
+            threading.Event().wait(0.02)
         threading.Event().wait(source.random() * 0.2)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
     fresh = Store.open(local._files.uri)
     written = fresh.experiments("night")
-    assert len(written) >= 4
+    assert len(written) >= 3
     for table in (fresh.points("night"), fresh.scenes("night")):
         rows = {record.experiment_id: 0 for record in written}
         for row in table:

@@ -1,0 +1,66 @@
+"""BD-rate between two measured curves, with what it rests on, or the reason why there is none.
+
+The integration is the `bjontegaard` library's (PCHIP, log rate); which points may enter, and when the answer would be a
+guess, is decided here.
+Source: G. Bjøntegaard, VCEG-M33 (2001); PCHIP as in JCTVC's and AOM's common test conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from tasks.store.records import PointRecord
+
+Metric = Literal["psnr_y", "psnr_yuv", "ssim_y", "vmaf"]
+
+MIN_POINTS = 4
+# Of the test's quality range. Below a half, most of the claim would be about qualities that one side never reached.
+MIN_OVERLAP = 0.5
+# Identical frames have no finite PSNR; records cap it, and a capped value is no point of a curve.
+PSNR_CAP_DB = 100.0
+
+
+@dataclass(frozen=True)
+class BdRate:
+    """`percent` more (or, negative, fewer) bits than the anchor at equal quality; None with the `reason` why not.
+
+    `overlap` is the share of the test curve's quality range that the anchor's covers, in [0, 1].
+    """
+
+    percent: float | None
+    overlap: float
+    reason: str = ""
+
+
+def bd_rate(anchor: Sequence[PointRecord], test: Sequence[PointRecord], metric: Metric = "psnr_y") -> BdRate:
+    """Both curves must be of the same frames. A curve that is not strictly rising is refused, not repaired."""
+    curves = [_curve(points, metric) for points in (anchor, test)]
+    for name, curve in zip(("anchor", "test"), curves, strict=True):
+        if len(curve) < MIN_POINTS:
+            return BdRate(None, 0.0, f"the {name} has {len(curve)} usable points, {MIN_POINTS} are needed")
+        if any(later[1] <= earlier[1] for earlier, later in pairwise(curve)):
+            return BdRate(None, 0.0, f"the {name}'s quality does not rise with its rate")
+    (_, low_a), *_, (_, high_a) = curves[0]
+    (_, low_t), *_, (_, high_t) = curves[1]
+    common = min(high_a, high_t) - max(low_a, low_t)
+    overlap = max(0.0, common / (high_t - low_t))
+    if overlap < MIN_OVERLAP:
+        return BdRate(None, overlap, f"the curves share {overlap:.0%} of the test's quality range: too little")
+
+    import bjontegaard
+
+    rate_a, quality_a = zip(*curves[0], strict=True)
+    rate_t, quality_t = zip(*curves[1], strict=True)
+    percent = bjontegaard.bd_rate(
+        rate_a, quality_a, rate_t, quality_t, method="pchip", require_matching_points=False, min_overlap=0
+    )
+    return BdRate(float(percent), overlap)
+
+
+def _curve(points: Sequence[PointRecord], metric: Metric) -> list[tuple[float, float]]:
+    """(kbps, quality) by rising rate."""
+    values = [(point.kbps, getattr(point, metric)) for point in points]
+    return sorted((rate, quality) for rate, quality in values if quality is not None and quality < PSNR_CAP_DB)

@@ -1,0 +1,97 @@
+"""Whether a measured codec meets the targets, target by target, on a clip and on a scene.
+
+Only real points count: nothing is interpolated. Bitrates are compared after linear scaling to 1080p at 30 fps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.campaign import Targets
+from tasks.store.records import PointRecord, SceneRecord
+
+REFERENCE_SAMPLES_PER_SECOND = 1920 * 1080 * 30
+
+Answer = Literal["met", "missed", "not applicable"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One target. `text` has the measured value with its unit."""
+
+    target: str
+    answer: Answer
+    text: str
+
+
+def kbps_1080p30(point: PointRecord) -> float:
+    """The bitrate scaled linearly in samples to 1080p at 30 frames a second: pessimistic for small clips."""
+    samples_per_second = point.width * point.height * point.frames_per_second
+    return point.kbps * REFERENCE_SAMPLES_PER_SECOND / samples_per_second
+
+
+def cheapest_good_point(points: Sequence[PointRecord], targets: Targets) -> PointRecord | None:
+    """Of one clip's points, the one of lowest rate that meets both quality targets."""
+    good = [point for point in points if point.psnr_y >= targets.psnr_db and point.ssim_y >= targets.ssim]
+    return min(good, key=lambda point: point.kbps, default=None)
+
+
+def clip_verdicts(points: Sequence[PointRecord], targets: Targets) -> tuple[Verdict, ...]:
+    """The verdict on one clip, judged at its cheapest point of good quality, or at its best point if none is good."""
+    if not points:
+        return ()
+    point = cheapest_good_point(points, targets) or max(points, key=lambda candidate: candidate.psnr_y)
+    rate = kbps_1080p30(point)
+    saving = 1 - rate / targets.hevc_kbps
+    verdicts = [
+        _at_most("bitrate", rate, targets.kbps, f"{rate:.0f} kbps at 1080p30 ({point.kbps:.0f} as it is)"),
+        _at_least("PSNR-Y", point.psnr_y, targets.psnr_db, f"{point.psnr_y:.2f} dB"),
+        _at_least("SSIM-Y", point.ssim_y, targets.ssim, f"{point.ssim_y:.4f}"),
+        _at_least("saving over HEVC", saving, targets.hevc_saving, f"{saving:.0%} below {targets.hevc_kbps:.0f} kbps"),
+    ]
+    if point.tera_ops_per_frame is None:
+        text = f"no network; decodes {point.decode_fps:.0f} frames a second"
+        verdicts.append(Verdict("operations", "not applicable", text))
+    else:
+        text = f"{point.tera_ops_per_frame:.4f} tera-operations a 1080p frame"
+        verdicts.append(_at_most("operations", point.tera_ops_per_frame, targets.tera_ops_per_frame, text))
+    return tuple(verdicts)
+
+
+def meets_all(verdicts: Sequence[Verdict]) -> bool:
+    return bool(verdicts) and all(verdict.answer != "missed" for verdict in verdicts)
+
+
+def scene_verdicts(scene: SceneRecord, point: PointRecord, targets: Targets) -> tuple[Verdict, ...]:
+    """The same for one scene of a point; without a bitrate where its bytes cannot be told from the others'."""
+    verdicts = [
+        _at_least("PSNR-Y", scene.psnr_y, targets.psnr_db, f"{scene.psnr_y:.2f} dB"),
+        _at_least("SSIM-Y", scene.ssim_y, targets.ssim, f"{scene.ssim_y:.4f}"),
+    ]
+    if scene.kbps is not None:
+        rate = scene.kbps * kbps_1080p30(point) / point.kbps
+        verdicts.insert(0, _at_most("bitrate", rate, targets.kbps, f"{rate:.0f} kbps at 1080p30"))
+    return tuple(verdicts)
+
+
+def noise_floor_kbps(noise_sigma: float, targets: Targets) -> float:
+    """The least that coding Gaussian noise of this deviation (8-bit steps) to the PSNR target costs at 1080p30.
+
+    ½·log2(s²/D) bits a sample (rate-distortion function of a memoryless Gaussian source; Cover and Thomas, 10.3.2).
+    Zero where the noise lies below the distortion that the target allows.
+    """
+    distortion = 255**2 / 10 ** (targets.psnr_db / 10)
+    if noise_sigma**2 <= distortion:
+        return 0.0
+    return 0.5 * math.log2(noise_sigma**2 / distortion) * REFERENCE_SAMPLES_PER_SECOND / 1000
+
+
+def _at_most(target: str, value: float, limit: float, text: str) -> Verdict:
+    return Verdict(target, "met" if value <= limit else "missed", text)
+
+
+def _at_least(target: str, value: float, limit: float, text: str) -> Verdict:
+    return Verdict(target, "met" if value >= limit else "missed", text)
