@@ -87,7 +87,6 @@ def up(
 def demo_clip_command(out: Annotated[Path, typer.Argument(help="A .y4m, .mkv or .mp4 file.")]) -> None:
     """Write the demo clip: four scenes, 320×180, 25 frames per second."""
     from codec.demo_clip import demo_clip
-
     from codec.video import write_video
 
     video, frames = demo_clip()
@@ -220,6 +219,7 @@ def report(
 ) -> None:
     """Write a campaign's report: leaderboard, rate-distortion curves, failures, costs."""
     from tasks.analyze.report import write_report
+
     from tasks.store.store import Store
 
     write_report(out, Store.open(_store_uri(store)), campaign)

@@ -12,11 +12,11 @@ from typing import Annotated
 
 from prefect import flow, get_run_logger
 from pydantic import Field
-from tasks.analyze.summary import artifact_key
 
 from codec.errors import BadInputError, EvocodecError
 from flows.progress import ProgressArtifact
 from tasks.analyze.step import analyze
+from tasks.analyze.summary import artifact_key
 from tasks.campaign import Batch, Campaign, CandidateRef
 from tasks.design.step import design
 from tasks.dispatch.pending import MAX_ATTEMPTS, pending
@@ -70,6 +70,7 @@ def research_loop(
         met = analyze(campaign, iteration)
         if met and campaign.stop_when_met:
             break
+    store.compact(campaign.name)
     progress.update(1.0, "targets met" if met else f"{iteration} iterations done", force=True)
     return {"iterations": iteration, "met": met}
 

@@ -16,7 +16,7 @@ class EncodeSettings:
     quality        the rate knob in [0, 1]; higher is better and bigger
     preset         the encoder's own name of a speed preset; None is the strategy's default
     scale          coded size over source size: "1", "3/4", "2/3" or "1/2"
-    quality_range  the encoder's rate parameter (CRF or QP) at quality 0 and at quality 1; None is the strategy's default
+    quality_range  the encoder's rate parameter (CRF or QP) at quality 0 and at quality 1; None: the default
     options        further encoder parameters, by the encoder's own names
     """
 

@@ -13,7 +13,7 @@ from codec.decoding_agent import DecodingAgent
 from codec.errors import BadInputError
 from codec.frames import Frames, VideoFormat
 from codec.quality import measure_pairs
-from codec.video import open_video
+from codec.video import VideoReader, open_video
 
 
 def measure_files(reference: Path, distorted: Path, warn: Callable[[str], None]) -> dict[str, float | int | None]:
@@ -60,6 +60,11 @@ def _paired(
         yield original, other
 
 
+def _warn_all(path: Path, reader: VideoReader, warn: Callable[[str], None]) -> None:
+    for warning in reader.warnings:
+        warn(f"{path}: {warning}")
+
+
 def _open(path: Path, stack: ExitStack, warn: Callable[[str], None]) -> tuple[VideoFormat, Iterator[Frames]]:
     """The format of a file and its frames one by one."""
     try:
@@ -72,5 +77,5 @@ def _open(path: Path, stack: ExitStack, warn: Callable[[str], None]) -> tuple[Vi
         return EvcReader(file).header.video, (scene[i : i + 1] for scene in scenes for i in range(len(scene)))
     reader = stack.enter_context(open_video(path))
     # A reader's warnings are complete once its last frame is read, and `stack` is unwound in the reverse order.
-    stack.callback(lambda: [warn(f"{path}: {warning}") for warning in reader.warnings])
+    stack.callback(_warn_all, path, reader, warn)
     return reader.format, iter(reader)

@@ -17,8 +17,9 @@ from tasks.store.records import PointRecord
 Metric = Literal["psnr_y", "psnr_yuv", "ssim_y", "vmaf"]
 
 MIN_POINTS = 4
-# Of the test's quality range. Below a half, most of the claim would be about qualities that one side never reached.
-MIN_OVERLAP = 0.5
+# Of the anchor's quality range, which the candidate cannot choose: points a tenth of a decibel apart would share all of
+# their own range and say nothing. A sensible candidate spans about half of an anchor's six points.
+MIN_OVERLAP = 0.25
 # Identical frames have no finite PSNR; records cap it, and a capped value is no point of a curve.
 PSNR_CAP_DB = 100.0
 
@@ -27,7 +28,7 @@ PSNR_CAP_DB = 100.0
 class BdRate:
     """`percent` more (or, negative, fewer) bits than the anchor at equal quality; None with the `reason` why not.
 
-    `overlap` is the share of the test curve's quality range that the anchor's covers, in [0, 1].
+    `overlap` is the share of the anchor's quality range that the test covers, in [0, 1].
     """
 
     percent: float | None
@@ -36,7 +37,9 @@ class BdRate:
 
 
 def bd_rate(anchor: Sequence[PointRecord], test: Sequence[PointRecord], metric: Metric = "psnr_y") -> BdRate:
-    """Both curves must be of the same frames. A curve that is not strictly rising is refused, not repaired."""
+    """The BD-rate of `test`. A curve that is not strictly rising, or is of other frames, is refused, not repaired."""
+    if len({point.clip_hash for point in (*anchor, *test)}) > 1:
+        return BdRate(None, 0.0, "the curves are of different frames")
     curves = [_curve(points, metric) for points in (anchor, test)]
     for name, curve in zip(("anchor", "test"), curves, strict=True):
         if len(curve) < MIN_POINTS:
@@ -46,9 +49,9 @@ def bd_rate(anchor: Sequence[PointRecord], test: Sequence[PointRecord], metric: 
     (_, low_a), *_, (_, high_a) = curves[0]
     (_, low_t), *_, (_, high_t) = curves[1]
     common = min(high_a, high_t) - max(low_a, low_t)
-    overlap = max(0.0, common / (high_t - low_t))
+    overlap = max(0.0, common / (high_a - low_a))
     if overlap < MIN_OVERLAP:
-        return BdRate(None, overlap, f"the curves share {overlap:.0%} of the test's quality range: too little")
+        return BdRate(None, overlap, f"the curves share {overlap:.0%} of the anchor's quality range: too little")
 
     import bjontegaard
 

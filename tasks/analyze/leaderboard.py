@@ -175,16 +175,12 @@ def _mean_bd_rate(rates: Sequence[BdRate]) -> float | None:
 
 
 def _noise_floors(scenes: Iterable[SceneRecord], targets: Targets) -> dict[str, float]:
-    """By clip: what its noise costs at least, in kbps at 1080p30, as the mean over its scenes by their frames."""
+    """By clip: the least that its noise costs, in kbps at 1080p30. Every record of a clip has the same features."""
     noises: dict[str, dict[int, tuple[int, float]]] = {}
     for scene in scenes:
         if "noise" in scene.features:
             noises.setdefault(scene.clip, {})[scene.scene] = (scene.frames, scene.features["noise"])
-    return {
-        clip: sum(frames * noise_floor_kbps(sigma, targets) for frames, sigma in by_scene.values())
-        / sum(frames for frames, _ in by_scene.values())
-        for clip, by_scene in noises.items()
-    }
+    return {clip: noise_floor_kbps(list(by_scene.values()), targets) for clip, by_scene in noises.items()}
 
 
 def _may_rank(row: Standing) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,10 @@ Row = dict[str, str | int | None]
 
 def artifact_key(kind: str, campaign: str) -> str:
     """A key that Prefect accepts: lower-case letters, digits and dashes."""
-    return f"{kind}-{re.sub(r'[^a-z0-9]+', '-', campaign.lower()).strip('-')}"
+    slug = re.sub(r"[^a-z0-9]+", "-", campaign.lower()).strip("-")
+    # Two names that differ only in what a key cannot hold must not share an artifact.
+    suffix = "" if slug == campaign else "-" + hashlib.sha256(campaign.encode()).hexdigest()[:8]
+    return f"{kind}-{slug}{suffix}"
 
 
 def leaderboard_rows(board: Sequence[Standing]) -> list[Row]:
@@ -88,5 +92,5 @@ def iteration_markdown(
 
 
 def _escaped(text: str) -> str:
-    """Candidates write hypotheses and errors; none of it may become markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", text)
+    """Candidates write hypotheses and errors; none of it may become markup, nor start a block of its own."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", " ".join(text.split()))

@@ -77,16 +77,27 @@ def scene_verdicts(scene: SceneRecord, point: PointRecord, targets: Targets) -> 
     return tuple(verdicts)
 
 
-def noise_floor_kbps(noise_sigma: float, targets: Targets) -> float:
-    """The least that coding Gaussian noise of this deviation (8-bit steps) to the PSNR target costs at 1080p30.
+def noise_floor_kbps(scenes: Sequence[tuple[int, float]], targets: Targets) -> float:
+    """The least that coding a clip's noise to its PSNR target costs, in kbps at 1080p30.
 
-    ½·log2(s²/D) bits a sample (rate-distortion function of a memoryless Gaussian source; Cover and Thomas, 10.3.2).
-    Zero where the noise lies below the distortion that the target allows.
+    `scenes` are (frames, standard deviation of the noise in 8-bit steps). Taken as Gaussian and independent; the
+    distortion that the target allows is spread over the scenes by reverse water-filling, as an ideal codec would
+    (Cover and Thomas, Elements of Information Theory, 10.3.3). Zero where the noise is within that distortion.
     """
-    distortion = 255**2 / 10 ** (targets.psnr_db / 10)
-    if noise_sigma**2 <= distortion:
+    total = sum(frames for frames, _ in scenes)
+    noises = [(frames / total, sigma**2) for frames, sigma in scenes]
+    allowed = 255**2 / 10 ** (targets.psnr_db / 10)
+    if sum(share * variance for share, variance in noises) <= allowed:
         return 0.0
-    return 0.5 * math.log2(noise_sigma**2 / distortion) * REFERENCE_SAMPLES_PER_SECOND / 1000
+    low, level = 0.0, max(variance for _, variance in noises)
+    for _ in range(60):  # bisection to the last bit that matters
+        middle = (low + level) / 2
+        if sum(share * min(middle, variance) for share, variance in noises) < allowed:
+            low = middle
+        else:
+            level = middle
+    bits = sum(share * 0.5 * math.log2(variance / level) for share, variance in noises if variance > level)
+    return bits * REFERENCE_SAMPLES_PER_SECOND / 1000
 
 
 def _at_most(target: str, value: float, limit: float, text: str) -> Verdict:

@@ -10,7 +10,9 @@ the mean BD-rate against x265-medium: with tens of trials a second one halves wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.candidate import Candidate, Lineage
 from tasks.design.designer import Past
+from tasks.store.records import ExperimentRecord
 
 if TYPE_CHECKING:
     import optuna
@@ -72,8 +75,11 @@ class SearchDesigner:
         """Up to `count` untried candidates; fewer only where the space is exhausted."""
         scores = bd_rates(past)
         tried = {record.code_hash for record in past.experiments}
+        late = too_slow(past.experiments)
         proposals: list[Candidate] = []
-        for params, parent, hypothesis in self._ideas(past, scores):
+        for params, parent, hypothesis in self._ideas(past, scores, late):
+            if is_slower(params, late):
+                continue
             config = to_config(params)
             number = len(proposals) + 1
             candidate = Candidate(
@@ -95,7 +101,9 @@ class SearchDesigner:
                 break
         return proposals
 
-    def _ideas(self, past: Past, scores: Mapping[str, float]) -> Iterator[tuple[Params, str, str]]:
+    def _ideas(
+        self, past: Past, scores: Mapping[str, float], late: Mapping[str, int]
+    ) -> Iterator[tuple[Params, str, str]]:
         """(point, parent's id or "", hypothesis), best first, without end but for an exhausted space."""
         candidates = [record for record in past.experiments if record.kind == "candidate"]
         if not candidates:
@@ -104,20 +112,34 @@ class SearchDesigner:
         best = min((record for record in candidates if record.experiment_id in scores), key=_by(scores), default=None)
         if best is not None:
             # One step only: the sampler's view of the rest is worth more than a second neighbour.
+            tried = {record.code_hash for record in past.experiments}
             for params, why in neighbours(to_params(best.config_json)):
-                if Candidate(files=dict(_files()), config=to_config(params), lineage=Lineage(id="-")).code_hash not in {
-                    record.code_hash for record in past.experiments
-                }:
-                    yield (
-                        params,
-                        best.experiment_id,
-                        f"{_said(params)}, from the best so far ({best.experiment_id}): {why}",
-                    )
+                if _code_hash(params) not in tried and not is_slower(params, late):
+                    hypothesis = f"{_said(params)}, from the best so far ({best.experiment_id}): {why}"
+                    yield params, best.experiment_id, hypothesis
                     break
         study = build_study(candidates, scores, self._seed + past.iteration)
         for _ in range(MAX_ASKS):
             params = suggest(study.ask())
             yield params, "", f"{_said(params)}: promising by the {len(scores)} experiments so far"
+
+
+def too_slow(experiments: Iterable[ExperimentRecord]) -> dict[str, int]:
+    """By strategy: the place among its presets of the fastest one that ran into a time limit."""
+    late: dict[str, int] = {}
+    for record in experiments:
+        params = to_params(record.config_json)
+        if record.status == "timeout" and params:
+            strategy = params["strategy"]
+            place = SPACE[strategy].presets.index(params[f"{strategy}.preset"])
+            late[strategy] = min(place, late.get(strategy, place))
+    return late
+
+
+def is_slower(params: Params, late: Mapping[str, int]) -> bool:
+    """Whether this would run into a limit that the same preset, or a faster one, has met already."""
+    strategy = params["strategy"]
+    return strategy in late and SPACE[strategy].presets.index(params[f"{strategy}.preset"]) >= late[strategy]
 
 
 def _by(scores: Mapping[str, float]) -> Any:
@@ -139,9 +161,11 @@ def build_study(candidates: Any, scores: Mapping[str, float], seed: int) -> optu
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, group=True, n_startup_trials=4, constant_liar=True
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group and multivariate are marked so
+        sampler = optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, n_startup_trials=4, constant_liar=True
+        )
     study = optuna.create_study(sampler=sampler, direction="minimize")
     for record in candidates:
         params = to_params(record.config_json)
@@ -194,8 +218,6 @@ def to_config(params: Params) -> dict[str, Any]:
 
 def to_params(config_json: str) -> Params:
     """The reverse; empty for a config that is not of this space (written by hand, or by another designer)."""
-    import json
-
     config = json.loads(config_json)
     strategy = config.get("strategy")
     if strategy not in SPACE or set(config) != set(to_config(STARTS[0])):
@@ -248,6 +270,10 @@ def _said(params: Params) -> str:
     if params["shift"]:
         text += f", rate parameter {params['shift']:+d}"
     return text
+
+
+def _code_hash(params: Params) -> str:
+    return Candidate(files=dict(_files()), config=to_config(params), lineage=Lineage(id="-")).code_hash
 
 
 @cache

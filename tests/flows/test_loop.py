@@ -15,10 +15,10 @@ import pytest
 from conftest import EVOCODEC, clean_environment
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterTags
-from tasks.analyze.leaderboard import standings
-from tasks.analyze.summary import artifact_key
 
 from flows.local import LocalLab, prefect_api
+from tasks.analyze.leaderboard import standings
+from tasks.analyze.summary import artifact_key
 from tasks.campaign import Campaign
 from tasks.store.store import Store
 
