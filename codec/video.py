@@ -8,7 +8,6 @@ rate comes through bit for bit. The .evc container is `codec.bitstream`'s; quali
 from __future__ import annotations
 
 import re
-import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from codec.errors import BadInputError
 from codec.frames import ColorDescription, Frames, Plane, VideoFormat
+from codec.whole_file import whole_file
 
 MAX_SIDE = 16384  # what H.264, HEVC and AV1 encoders take; above it a header is damaged or hostile
 WRITABLE_SUFFIXES = (".y4m", ".mkv", ".mp4")
@@ -266,21 +266,14 @@ def write_video(path: str | Path, video: VideoFormat, frames: Iterable[Frames]) 
         raise BadInputError(f"{path}: cannot write {suffix or 'a file without suffix'}; use .y4m, .mkv or .mp4")
     if suffix == ".mp4" and (video.width % 2 or video.height % 2):
         raise BadInputError(f"{path}: .mp4 cannot hold the odd size {video.width}x{video.height}; use .mkv or .y4m")
-    if path.is_dir():
-        raise BadInputError(f"{path}: is a folder; name a file in it")
-    partial = path.with_name(f".{secrets.token_hex(6)}.partial{suffix}")
     pictures = _pictures(path, video, frames)
-    try:
-        count = _write_y4m(partial, video, pictures) if suffix == ".y4m" else _mux(partial, video, pictures)
+    with whole_file(path) as partial:
+        try:
+            count = _write_y4m(partial, video, pictures) if suffix == ".y4m" else _mux(partial, video, pictures)
+        except av.FFmpegError as error:
+            raise BadInputError(f"{path}: cannot be written ({_reason(error)})") from error
         if not count:
             raise BadInputError(f"{path}: there are no frames to write")
-        partial.replace(path)
-    except (OSError, av.FFmpegError) as error:
-        raise BadInputError(
-            f"{path}: cannot be written ({_reason(error)}); check the folder and the free space"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return count
 
 

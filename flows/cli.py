@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,9 +106,10 @@ def encode(
     from codec.config import CodecConfig
     from codec.encoding_agent import EncodingAgent
     from codec.video import open_video
+    from codec.whole_file import whole_file
 
     config = CodecConfig.parse({"strategy": strategy, "quality": quality, "preset": preset, "scale": scale})
-    with open_video(source) as reader, _whole_file(out) as temporary, temporary.open("w+b") as sink:
+    with open_video(source) as reader, whole_file(out) as partial, partial.open("w+b") as sink:
         for warning in reader.warnings:
             _warn(f"{source}: {warning}")
         with _bar("encoding", reader.frame_count) as (progress, task):
@@ -296,21 +296,6 @@ def _bar(what: str, total: int | None) -> Iterator[tuple[Progress, Any]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield progress, progress.add_task(what, total=total)
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its name when the work is done, and goes when it is not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        temporary.touch()
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

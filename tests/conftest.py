@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running import EVOCODEC, Evocodec, clean_environment
 
 from flows.local import LocalLab
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIPS = ROOT.parent / "shared" / "clips"
-EVOCODEC = Path(sys.executable).with_name("evocodec")
-
-Evocodec = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +39,6 @@ def evocodec(tmp_path: Path) -> Evocodec:
         )
 
     return run
-
-
-def clean_environment() -> dict[str, str]:
-    """The environment without anything that changes what evocodec does."""
-    hidden = ("PREFECT_", "EVOCODEC_", "AWS_", "ANTHROPIC_", "OPENAI_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.analyze.leaderboard import ANCHOR_NAMES, Standing, best, target_kbps
+from tasks.analyze.leaderboard import ANCHOR_NAMES, REFERENCE_ANCHOR, Standing, best, target_kbps
 from tasks.campaign import Campaign
 from tasks.store.records import ExperimentRecord
 
@@ -61,6 +61,16 @@ def _targets(row: Standing) -> str | None:
     return "all met" if not missed else "missed: " + ", ".join(sorted(missed))
 
 
+def outcome(row: Standing) -> str:
+    """What came of an experiment, in a few words: its score, why it has none, or how it failed."""
+    if row.mean_bd_rate is not None:
+        return f"{row.mean_bd_rate:+.1f}% against {REFERENCE_ANCHOR}"
+    if row.experiment.status != "measured":
+        return f"{row.experiment.status}: {row.experiment.reason}"
+    reasons = {rate.reason for clip in row.clips for rate in clip.bd_rates.values() if rate.reason}
+    return "measured, no BD-rate: " + ("; ".join(sorted(reasons)) or "no anchor was measured")
+
+
 def iteration_markdown(
     campaign: Campaign, iteration: int, experiments: Sequence[ExperimentRecord], board: Sequence[Standing]
 ) -> str:
@@ -69,14 +79,7 @@ def iteration_markdown(
     lines = [f"# {_escaped(campaign.name)}: iteration {iteration} of {campaign.iterations}", ""]
     tried = {record.experiment_id: record for record in experiments if record.iteration == iteration}
     for experiment_id, record in sorted(tried.items()):
-        row = standing[experiment_id]
-        if row.mean_bd_rate is not None:
-            score = f"{row.mean_bd_rate:+.1f}% against x265-medium"
-        elif record.status == "measured":
-            reasons = {rate.reason for clip in row.clips for rate in clip.bd_rates.values() if rate.reason}
-            score = "measured, no BD-rate: " + "; ".join(sorted(reasons))
-        else:
-            score = f"{record.status}: {record.reason}"
+        score = outcome(standing[experiment_id])
         lines.append(f"- **{experiment_id}** {_escaped(record.hypothesis)}  \n  → {_escaped(score)}")
     top = best(board)
     lines.append("")

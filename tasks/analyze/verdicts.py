@@ -39,11 +39,16 @@ def cheapest_good_point(points: Sequence[PointRecord], targets: Targets) -> Poin
     return min(good, key=lambda point: point.kbps, default=None)
 
 
+def judged_point(points: Sequence[PointRecord], targets: Targets) -> PointRecord | None:
+    """The point at which one clip is judged: its cheapest of good quality, or its best one if none is good."""
+    return cheapest_good_point(points, targets) or max(points, key=lambda point: point.psnr_y, default=None)
+
+
 def clip_verdicts(points: Sequence[PointRecord], targets: Targets) -> tuple[Verdict, ...]:
-    """The verdict on one clip, judged at its cheapest point of good quality, or at its best point if none is good."""
-    if not points:
+    """The verdict on one clip, at its judged point; empty where it has none."""
+    point = judged_point(points, targets)
+    if point is None:
         return ()
-    point = cheapest_good_point(points, targets) or max(points, key=lambda candidate: candidate.psnr_y)
     rate = kbps_1080p30(point)
     saving = 1 - rate / targets.hevc_kbps
     verdicts = [

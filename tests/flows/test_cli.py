@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import Evocodec
+from running import Evocodec
 
 
 def one_line(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -219,7 +219,12 @@ def test_unwritable_store_and_output(evocodec: Evocodec, clip: Path, tmp_path: P
     one_line(evocodec("run", "--store", tmp_path / "taken" / "store"), 2, "taken")
     one_line(evocodec("encode", clip, tmp_path / "taken" / "out.evc"), 2, "taken")
     one_line(evocodec("demo-clip", tmp_path / "taken" / "demo.y4m"), 2, "taken")
-    one_line(evocodec("results", "--store", tmp_path / "nowhere"), 2, "nowhere")
+
+
+def test_results_of_an_empty_store(evocodec: Evocodec) -> None:
+    assert "no campaign yet" in evocodec("results").stdout
+    assert json.loads(evocodec("results", "--json").stdout) == []
+    one_line(evocodec("results", "--campaign", "absent"), 2, "absent")
 
 
 def test_port_in_use(evocodec: Evocodec) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import EVOCODEC, clean_environment
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterTags
+from running import EVOCODEC, clean_environment
 
 from flows.local import LocalLab, prefect_api
 from tasks.analyze.leaderboard import standings
