@@ -24,14 +24,16 @@ class Targets(Frozen):
     psnr_db: float = Field(
         35, gt=0, le=100, title="PSNR-Y (dB)", description="At least this, MSE pooled over the clip."
     )
-    ssim: float = Field(0.95, gt=0, le=1, title="SSIM-Y", description="At least this mean over the frames.")
+    ssim: float = Field(0.95, gt=0, le=1, title="SSIM-Y", description="At least this mean over the frames; 0 to 1.")
     tera_ops_per_frame: float = Field(
         1.33, gt=0, title="Decoder (tera-operations)", description="At most this per 1080p frame: 40 TOPS at 30 fps."
     )
     hevc_kbps: float = Field(
         10_000, gt=0, title="HEVC stream (kbps)", description="The stream that the codec is to undercut, at 1080p30."
     )
-    hevc_saving: float = Field(0.9, ge=0, lt=1, title="Saving over HEVC", description="The part of it to be saved.")
+    hevc_saving: float = Field(
+        0.9, ge=0, lt=1, title="Saving over HEVC", description="The part of it to be saved; 0 to 1."
+    )
 
 
 class Limits(Frozen):
@@ -39,7 +41,7 @@ class Limits(Frozen):
 
     encode_seconds: float = Field(300, gt=0, title="Encode time (s)", description="Wall clock for one encode.")
     decode_seconds: float = Field(120, gt=0, title="Decode time (s)", description="Wall clock for one decode.")
-    memory_mb: int = Field(8192, ge=256, title="Memory (MB)", description="Data segment of one process.")
+    memory_mb: int = Field(8192, ge=256, title="Memory (MB)", description="Data segment of one process; 256 or more.")
     log_kb: int = Field(64, ge=1, title="Log (kB)", description="What is kept of a process's stdout and stderr.")
 
 
@@ -56,10 +58,14 @@ class Campaign(Frozen):
         description="Files the GPU worker can read, in any format ffmpeg reads, or 'demo' for the built-in clip.",
     )
     iterations: int = Field(
-        2, ge=1, le=1000, title="Iterations", description="Turns of design → dispatch → wait → analyze."
+        2, ge=1, le=1000, title="Iterations", description="Turns of design → dispatch → wait → analyze; 1 to 1000."
     )
     candidates: int = Field(
-        3, ge=1, le=8, title="Candidates per iteration", description="How many travel to the GPU pool in one batch."
+        3,
+        ge=1,
+        le=8,
+        title="Candidates per iteration",
+        description="How many travel to the GPU pool in one batch; 1 to 8.",
     )
     designer: Literal["search"] = Field(
         "search", title="Designer", description="What proposes candidates: 'search' (Optuna) needs no key."
@@ -72,14 +78,14 @@ class Campaign(Frozen):
         min_length=1,
         max_length=16,
         title="Rate points",
-        description="Values of the quality knob to measure; BD-rate needs at least four.",
+        description="Values of the quality knob to measure, 0 to 1; BD-rate needs at least four of them.",
     )
     max_frames: int = Field(
         128,
         ge=1,
         le=3600,
         title="Frames per clip",
-        description="Only this many frames of each clip are used, from its start.",
+        description="Only this many frames of each clip are used, from its start; 1 to 3600.",
     )
     seed: int = Field(0, ge=0, title="Seed", description="Makes the search designer repeatable.")
     stop_when_met: bool = Field(

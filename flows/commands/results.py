@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from tasks.analyze.leaderboard import Standing, standings
-from tasks.analyze.summary import leaderboard_rows
-from tasks.store.store import Store
 
 from codec.errors import BadInputError
+from tasks.analyze.leaderboard import ANCHOR_NAMES, Standing, standings
+from tasks.analyze.summary import mean_target_kbps
 from tasks.campaign import Targets
+from tasks.store.store import Store
 
 
 def print_results(uri: str, campaign: str | None, console: Console, *, as_json: bool) -> None:
@@ -32,14 +33,41 @@ def print_results(uri: str, campaign: str | None, console: Console, *, as_json: 
 
 
 def leaderboard_table(campaign: str, board: list[Standing]) -> Table:
-    """The rows that the Prefect artifact shows, for a terminal."""
-    rows = leaderboard_rows(board)
-    table = Table(title=f"campaign {campaign}", title_justify="left")
-    for column in rows[0] if rows else ("no experiments yet",):
-        table.add_column(str(column), overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    """The leaderboard in 80 columns; the report and the Prefect artifact have more."""
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=f"campaign {campaign}: BD-rate (PSNR-Y) against the anchors, lower is better",
+        title_justify="left",
+        caption="kbps: lowest at the quality targets, scaled to 1080p30; fps: of the decoder",
+        caption_justify="left",
+    )
+    for heading in ("#", "experiment", "what", "vs x265", "vs AV1", "kbps", "fps", "targets"):
+        left = heading in ("experiment", "what")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "what")
+    for row in board:
+        table.add_row(
+            "" if row.rank is None else str(row.rank),
+            row.experiment_id.removeprefix(f"{campaign}-"),
+            row.summary,
+            *(_percent(row.mean_bd_rates.get(name)) for name in ANCHOR_NAMES),
+            mean_target_kbps(row).replace("not reached", "–"),
+            "" if row.decode_fps is None else f"{row.decode_fps:.0f}",
+            _targets(row),
+        )
     return table
+
+
+def _targets(row: Standing) -> str:
+    """How many of the targets that apply are met on the clip where fewest are."""
+    if not row.clips:
+        return row.experiment.status
+    verdicts = [[v.answer for v in clip.verdicts if v.answer != "not applicable"] for clip in row.clips]
+    worst = min(verdicts, key=lambda answers: answers.count("met"))
+    return f"{worst.count('met')} of {len(worst)}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:+.1f}%"
 
 
 def _board(store: Store, campaign: str) -> list[Standing]:

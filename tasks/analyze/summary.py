@@ -38,37 +38,44 @@ def _row(row: Standing) -> Row:
         percent = row.mean_bd_rates.get(name)
         shown[f"BD-rate vs {name}"] = None if percent is None else f"{percent:+.1f}%"
     points = [point for clip in row.clips for point in clip.points]
-    rates = [target_kbps(clip) for clip in row.clips]
-    good = [rate for rate in rates if rate is not None]
-    shown["kbps at targets (1080p30)"] = (
-        None if not rates else f"{sum(good) / len(good):.0f}" if len(good) == len(rates) else "not reached"
-    )
+    shown["kbps at targets (1080p30)"] = mean_target_kbps(row) or None
     shown["PSNR-Y dB"] = (
         f"{min(point.psnr_y for point in points):.1f}-{max(point.psnr_y for point in points):.1f}" if points else None
     )
     shown["decode fps"] = None if row.decode_fps is None else f"{row.decode_fps:.0f}"
     shown["tera-ops"] = None if row.tera_ops_per_frame is None else f"{row.tera_ops_per_frame:.3f}"
     shown["encode s"] = None if row.encode_seconds is None else f"{row.encode_seconds:.1f}"
-    shown["targets"] = _targets(row)
+    shown["targets"] = targets_met(row) or None
     shown["status"] = experiment.status + (f": {experiment.reason}" if experiment.reason else "")
     return shown
 
 
-def _targets(row: Standing) -> str | None:
+def mean_target_kbps(row: Standing) -> str:
+    """The lowest bitrate at the quality targets, as the mean over the clips; empty for what was not measured."""
+    rates = [target_kbps(clip) for clip in row.clips]
+    good = [rate for rate in rates if rate is not None]
+    if len(good) < len(rates):
+        return "not reached"
+    return f"{sum(good) / len(good):.0f}" if good else ""
+
+
+def targets_met(row: Standing) -> str:
+    """Which targets are missed on any clip; empty for what was not measured."""
     if not row.clips:
-        return None
+        return ""
     missed = {verdict.target for clip in row.clips for verdict in clip.verdicts if verdict.answer == "missed"}
     return "all met" if not missed else "missed: " + ", ".join(sorted(missed))
 
 
 def outcome(row: Standing) -> str:
-    """What came of an experiment, in a few words: its score, why it has none, or how it failed."""
+    """What came of an experiment, in one line."""
+    record = row.experiment
     if row.mean_bd_rate is not None:
         return f"{row.mean_bd_rate:+.1f}% against {REFERENCE_ANCHOR}"
-    if row.experiment.status != "measured":
-        return f"{row.experiment.status}: {row.experiment.reason}"
-    reasons = {rate.reason for clip in row.clips for rate in clip.bd_rates.values() if rate.reason}
-    return "measured, no BD-rate: " + ("; ".join(sorted(reasons)) or "no anchor was measured")
+    if record.status != "measured":
+        return f"{record.status}: {record.reason}"
+    reasons = sorted({rate.reason for clip in row.clips for rate in clip.bd_rates.values() if rate.reason})
+    return "measured, no BD-rate: " + "; ".join(reasons)
 
 
 def iteration_markdown(

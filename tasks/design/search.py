@@ -220,17 +220,15 @@ def to_params(config_json: str) -> Params:
     """The reverse; empty for a config that is not of this space (written by hand, or by another designer)."""
     config = json.loads(config_json)
     strategy = config.get("strategy")
-    if strategy not in SPACE or set(config) != set(to_config(STARTS[0])):
+    if strategy not in tuple(SPACE):  # a user may have written anything, a list included
         return {}
-    params: Params = {
-        "strategy": strategy,
-        f"{strategy}.preset": config["preset"],
-        "scale": config["scale"],
-        "scene_cuts": config["scene_cuts"],
-        "shift": config["quality_range"][0] - SPACE[strategy].quality_range[0],
-    }
-    inside = all(value in _choices(name) for name, value in params.items())
-    return params if inside and to_config(params) == config else {}
+    names = (f"{strategy}.preset", "scale", "scene_cuts")
+    found = {"strategy": strategy} | {name: config.get(name.removeprefix(f"{strategy}.")) for name in names}
+    if not all(found[name] in _choices(name) for name in names):
+        return {}
+    # The quality range is compared whole: a user's own may be anything, null included.
+    shifted: Iterator[Params] = (found | {"shift": shift} for shift in SHIFTS)
+    return next((params for params in shifted if to_config(params) == config), {})
 
 
 def neighbours(params: Params) -> Iterator[tuple[Params, str]]:

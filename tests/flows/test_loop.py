@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +13,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterTags
 from running import EVOCODEC, clean_environment
 
+from codec.bitstream import EvcReader
+from codec.strategies import name_of
 from flows.local import LocalLab, prefect_api
 from tasks.analyze.leaderboard import standings
 from tasks.analyze.summary import artifact_key
@@ -85,6 +90,48 @@ def test_every_candidate_is_measured_and_ranked_against_the_anchors(
     board = standings(experiments, points, real_campaign.targets, scenes=store.scenes("real"))
     ranked = [row for row in board if row.kind == "candidate"]
     assert all(row.mean_bd_rate is not None for row in ranked)
+
+
+# FFmpeg's name of each raw stream. VVC is 10-bit inside, and rounding it to 8 bits is the container's affair.
+RAW_FORMATS = {"x264": "h264", "x265": "hevc", "av1": "obu"}
+
+
+def test_bytes_and_psnr_agree_with_an_independent_ffmpeg(
+    finished: dict[str, object], real_campaign: Campaign, tmp_path: Path
+) -> None:
+    """The streams are taken out of the container, decoded and compared by ffmpeg alone."""
+    store = Store.open(real_campaign.store)
+    anchors = {record.experiment_id for record in store.experiments("real") if record.kind == "anchor"}
+    checked = 0
+    for point in store.points("real"):
+        blob = store.get_blob(point.bitstream_hash)
+        reader = EvcReader(io.BytesIO(blob))
+        entries = list(reader.scenes())
+        payloads = [reader.payload(entry) for entry in entries]
+        elementary = b"".join(payload[1:] for payload in payloads)
+        assert point.bytes_total == (len(elementary) if point.experiment_id in anchors else len(blob))
+        assert point.kbps == pytest.approx(point.bytes_total * 8 * point.frames_per_second / point.frames / 1000)
+        strategy = name_of(entries[0].strategy)
+        if strategy not in RAW_FORMATS or len(entries) > 1 or payloads[0][0] != 0:
+            continue
+        stream = tmp_path / "stream"
+        stream.write_bytes(elementary)
+        y, u, v = ffmpeg_psnr(stream, RAW_FORMATS[strategy], Path(real_campaign.clips[0]), point.frames)
+        assert (point.psnr_y, point.psnr_u, point.psnr_v) == pytest.approx((y, u, v), abs=0.01)
+        checked += 1
+    assert checked >= 12  # the anchors at least
+
+
+def ffmpeg_psnr(stream: Path, raw_format: str, original: Path, frames: int) -> list[float]:
+    """Y, U and V by ffmpeg's psnr filter over the first frames of the original."""
+    graph = f"[0:v]setpts=N[a];[1:v]trim=end_frame={frames},setpts=N[b];[a][b]psnr"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-f", raw_format, "-i", stream, "-i", original]
+    done = subprocess.run(
+        [*command, "-lavfi", graph, "-f", "null", "-"], capture_output=True, text=True, check=True, timeout=60
+    )
+    found = re.search(r"PSNR y:([\d.]+) u:([\d.]+) v:([\d.]+)", done.stderr)
+    assert found, done.stderr
+    return [float(value) for value in found.groups()]
 
 
 def test_the_loop_process_never_loads_torch_or_a_codec(finished: dict[str, object]) -> None:

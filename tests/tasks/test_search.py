@@ -1,0 +1,184 @@
+"""The search designer: repeatable, never twice the same, and better than chance on an objective that is known."""
+
+from __future__ import annotations
+
+import json
+from statistics import mean
+from typing import Any
+
+import pytest
+from sample_records import experiment
+from sample_search import after, empty_past, measured, random_bests, record_of, search_bests
+
+from tasks.candidate import Candidate, problems
+from tasks.design.designer import Past
+from tasks.design.search import (
+    SPACE,
+    STARTS,
+    SearchDesigner,
+    bd_rates,
+    build_study,
+    neighbours,
+    to_config,
+    to_params,
+)
+from tasks.store.records import ExperimentRecord
+
+FOREIGN: list[dict[str, Any]] = [
+    {},
+    {"width": 64, "layers": 3},
+    {"strategy": "semantic_latent"},
+    {"strategy": ["av1"]},
+    to_config(STARTS[1]) | {"quality_range": None},
+    to_config(STARTS[1]) | {"quality_range": []},
+    to_config(STARTS[1]) | {"quality_range": [50, 20]},
+    to_config(STARTS[1]) | {"preset": None},
+    to_config(STARTS[1]) | {"options": {"film-grain": "8"}},
+]
+
+
+def configs(candidates: list[Candidate]) -> list[str]:
+    return [json.dumps(candidate.config, sort_keys=True) for candidate in candidates]
+
+
+def with_records(past: Past, *records: ExperimentRecord) -> Past:
+    return Past(past.campaign, past.iteration + 1, (*past.experiments, *records), past.points)
+
+
+@pytest.fixture
+def started() -> Past:
+    """One iteration of three is measured."""
+    past = empty_past(seed=3)
+    return after(past, SearchDesigner(3).propose(past, 3))
+
+
+def test_the_same_seed_and_past_give_the_same_proposals(started: Past) -> None:
+    first, second = (SearchDesigner(3).propose(started, 5) for _ in range(2))
+    assert [candidate.candidate_hash for candidate in first] == [candidate.candidate_hash for candidate in second]
+    assert configs(first) != configs(SearchDesigner(4).propose(started, 5))
+
+
+def test_the_first_iteration_differs_in_itself() -> None:
+    first = SearchDesigner(0).propose(empty_past(seed=0), 8)
+    assert len({*configs(first)}) == 8
+    assert {candidate.config["strategy"] for candidate in first[:3]} == {"vvc", "av1", "x265"}
+    assert [candidate.config for candidate in first[: len(STARTS)]] == [to_config(start) for start in STARTS]
+
+
+def test_nothing_is_proposed_twice() -> None:
+    past, designer, seen = empty_past(seed=1), SearchDesigner(1), set()
+    for _ in range(6):
+        proposals = designer.propose(past, 3)
+        assert len(proposals) == 3
+        assert not seen & set(configs(proposals))
+        seen |= set(configs(proposals))
+        past = after(past, proposals)
+    assert len(seen) == 18
+
+
+def test_proposals_can_be_run_and_say_why(started: Past) -> None:
+    proposals = SearchDesigner(3).propose(started, 3)
+    for number, candidate in enumerate(proposals, start=1):
+        assert problems(candidate) == []
+        assert candidate.lineage.id == f"night-002-{number}"
+        assert candidate.lineage.designer == "search"
+        assert candidate.config["strategy"] in candidate.lineage.hypothesis
+
+
+def test_one_proposal_is_a_step_from_the_best(started: Past) -> None:
+    scores = bd_rates(started)
+    top = min(scores, key=scores.__getitem__)
+    stepped = [
+        candidate for candidate in SearchDesigner(3).propose(started, 3) if candidate.lineage.change_class == "improve"
+    ]
+    assert [candidate.lineage.parents for candidate in stepped] == [(top,)]
+    assert stepped[0].lineage.predicted_bd_rate_percent == scores[top]
+    parent = next(record for record in started.experiments if record.experiment_id == top)
+    changed = [key for key, value in json.loads(parent.config_json).items() if stepped[0].config[key] != value]
+    assert len(changed) == 1
+
+
+def test_every_point_of_the_space_survives_its_config() -> None:
+    for strategy, space in SPACE.items():
+        for preset in space.presets:
+            for shift in (-4, 0, 4):
+                params = {
+                    "strategy": strategy,
+                    f"{strategy}.preset": preset,
+                    "scale": "2/3",
+                    "scene_cuts": False,
+                    "shift": shift,
+                }
+                assert to_params(json.dumps(to_config(params))) == params
+
+
+def test_neighbours_are_one_step_away() -> None:
+    for params in STARTS:
+        found = [neighbour for neighbour, _ in neighbours(params)]
+        assert found
+        for neighbour in found:
+            assert sum(neighbour[name] != value for name, value in params.items()) == 1
+            assert to_params(json.dumps(to_config(neighbour))) == neighbour
+
+
+@pytest.mark.parametrize("config", FOREIGN)
+def test_a_foreign_config_is_ignored(started: Past, config: dict[str, Any]) -> None:
+    assert to_params(json.dumps(config)) == {}
+    foreign = experiment("foreign", config=config, code_hash="f" * 64)
+    past = Past(
+        started.campaign,
+        started.iteration,
+        (*started.experiments, foreign),
+        (*started.points, *measured(foreign, 0.1)),  # better than all others: it must not mislead
+    )
+    scores = bd_rates(past)
+    assert scores["foreign"] == pytest.approx(-90)
+    candidates = [record for record in past.experiments if record.kind == "candidate"]
+    assert len(build_study(candidates, scores, 0).trials) == 3
+    assert len(SearchDesigner(3).propose(past, 3)) == 3
+
+
+def test_what_the_infrastructure_lost_is_left_out_and_failures_are_told(started: Past) -> None:
+    scores = bd_rates(started)
+    lost = experiment("lost", config=to_config(STARTS[3]), status="infrastructure", code_hash="1" * 64)
+    crashed = experiment("crashed", config=to_config(STARTS[4]), status="crashed", code_hash="2" * 64)
+    candidates = [record for record in (*started.experiments, lost, crashed) if record.kind == "candidate"]
+    trials = build_study(candidates, scores, 0).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "COMPLETE", "FAIL"]
+    assert trials[-1].params == to_params(crashed.config_json)
+    assert [trial.value for trial in trials[:3]] == [scores[record.experiment_id] for record in candidates[:3]]
+
+
+def test_presets_that_ran_out_of_time_and_slower_ones_are_not_tried_again() -> None:
+    past = empty_past(seed=0)
+    slow = SearchDesigner(0).propose(past, 2)[1]
+    assert slow.config == to_config(STARTS[1])  # av1 at preset 4
+    past = with_records(past, record_of(slow, 1, status="timeout", reason="over 300 s"))
+    for _ in range(4):
+        proposals = SearchDesigner(0).propose(past, 6)
+        av1 = [candidate.config["preset"] for candidate in proposals if candidate.config["strategy"] == "av1"]
+        assert not {"4", "3", "2"} & set(av1)
+        past = after(past, proposals)
+
+
+def test_an_exhausted_space_gives_fewer_candidates() -> None:
+    past = empty_past(seed=0)
+    late = [
+        experiment(
+            f"late-{strategy}",
+            config=to_config(STARTS[0] | {"strategy": strategy, f"{strategy}.preset": space.presets[0]}),
+            status="timeout",
+        )
+        for strategy, space in SPACE.items()
+    ]
+    assert SearchDesigner(0).propose(with_records(past, *late), 3) == []
+
+
+def test_search_beats_chance() -> None:
+    """Five seeds of 24 experiments in batches of three, against the mean of many draws of 24 from the same space."""
+    searched = [search_bests(seed, 24, 3) for seed in range(5)]
+    drawn = [random_bests(seed, 24) for seed in range(100)]
+    assert mean(bests[-1] for bests in searched) < mean(bests[-1] for bests in drawn) - 0.5
+    # Not only at the end: what a campaign that is stopped early has found is better too.
+    assert mean(mean(bests) for bests in searched) < mean(mean(bests) for bests in drawn) - 0.5
+    assert all(bests[-1] < bests[2] for bests in searched), "each seed improves on its first iteration"
