@@ -1,6 +1,6 @@
 """The report: one HTML file that says what a campaign tried, what came of it and what it cost.
 
-Owns which numbers stand where; how they look is `report.html.j2`'s, what they mean is the other modules' of this folder.
+Owns which numbers stand where; how they look is `report.html.j2`'s, what they mean is the other modules' here.
 Invariants:
 - the file opens without a network: plotly.js and the styles are in it, and its own policy forbids loading anything;
 - every text that a candidate could have written is escaped;

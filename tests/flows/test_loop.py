@@ -124,7 +124,8 @@ def test_bytes_and_psnr_agree_with_an_independent_ffmpeg(
 
 def ffmpeg_psnr(stream: Path, raw_format: str, original: Path, frames: int) -> list[float]:
     """Y, U and V by ffmpeg's psnr filter over the first frames of the original."""
-    graph = f"[0:v]setpts=N[a];[1:v]trim=end_frame={frames},setpts=N[b];[a][b]psnr"
+    same_clock = "settb=1/25,setpts=N"
+    graph = f"[0:v]{same_clock}[a];[1:v]trim=end_frame={frames},{same_clock}[b];[a][b]psnr"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-f", raw_format, "-i", stream, "-i", original]
     done = subprocess.run(
         [*command, "-lavfi", graph, "-f", "null", "-"], capture_output=True, text=True, check=True, timeout=60

@@ -66,7 +66,8 @@ def test_the_first_iteration_differs_in_itself() -> None:
 
 
 def test_nothing_is_proposed_twice() -> None:
-    past, designer, seen = empty_past(seed=1), SearchDesigner(1), set()
+    past, designer = empty_past(seed=1), SearchDesigner(1)
+    seen: set[str] = set()
     for _ in range(6):
         proposals = designer.propose(past, 3)
         assert len(proposals) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from sample_records import curve, point, scenes
@@ -25,7 +26,7 @@ TARGETS = Targets()
 DISTORTION = 20.5626
 
 
-def full_hd(kbps: float, psnr_y: float, **changes: object) -> PointRecord:
+def full_hd(kbps: float, psnr_y: float, **changes: Any) -> PointRecord:
     return point("a", "talk", kbps, psnr_y, width=1920, height=1080, frames_per_second=30.0, **changes)
 
 
