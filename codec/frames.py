@@ -15,6 +15,9 @@ import numpy.typing as npt
 Plane = npt.NDArray[np.uint8]
 
 
+UNSPECIFIED_COLOR = 2  # the code point by which a source says nothing of its primaries, transfer or matrix
+
+
 @dataclass(frozen=True)
 class ColorDescription:
     """Code points of ITU-T H.273; the default is BT.709 limited range. Carried along, never used to convert."""

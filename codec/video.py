@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.errors import BadInputError
-from codec.frames import ColorDescription, Frames, Plane, VideoFormat
+from codec.frames import UNSPECIFIED_COLOR, ColorDescription, Frames, Plane, VideoFormat
 from codec.whole_file import whole_file
 
 MAX_SIDE = 16384  # what H.264, HEVC and AV1 encoders take; above it a header is damaged or hostile
@@ -410,18 +410,17 @@ def _simple_rate(mean_seconds: Fraction) -> Fraction:
 
 
 def _color(frame: av.VideoFrame) -> ColorDescription:
-    """H.273 code points of the frames given out; what the source leaves unspecified is BT.709 limited."""
-    default = ColorDescription()
+    """H.273 code points of the frames given out. What the source does not say stays unsaid, but for a limited range:
+    a tag that the source lacks makes players and ffmpeg's own filters convert between the two."""
 
-    def known(value: int, fallback: int) -> int:
-        return fallback if int(value) in (0, 2, 3) else int(value)  # 2 is unspecified, 0 and 3 are reserved
+    def known(value: int) -> int:
+        return UNSPECIFIED_COLOR if int(value) in (0, 3) else int(value)  # both are reserved
 
-    primaries = known(frame.color_primaries, default.primaries)
-    transfer = known(frame.color_trc, default.transfer)
+    primaries, transfer = known(frame.color_primaries), known(frame.color_trc)
     if _planar_layout(frame.format)[1]:
-        return ColorDescription(primaries, transfer, default.matrix, full_range=False)
+        return ColorDescription(primaries, transfer, full_range=False)  # RGB was converted by BT.709
     full_range = int(frame.color_range) == 2 or frame.format.name.startswith("yuvj")
-    return ColorDescription(primaries, transfer, known(frame.colorspace, default.matrix), full_range)
+    return ColorDescription(primaries, transfer, known(frame.colorspace), full_range)
 
 
 def _conversions(frame: av.VideoFrame, stream: av.VideoStream) -> Iterator[str]:

@@ -31,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+INTERRUPTED = 130
 DEFAULT_HOME = Path(".evocodec")
 DEFAULT_STORE = "./.evocodec/store"
 
@@ -219,7 +220,6 @@ def report(
 ) -> None:
     """Write a campaign's report: leaderboard, rate-distortion curves, failures, costs."""
     from tasks.analyze.report import write_report
-
     from tasks.store.store import Store
 
     write_report(out, Store.open(_store_uri(store)), campaign)
@@ -248,9 +248,10 @@ def main() -> NoReturn:
     except EvocodecError as error:
         print(f"evocodec: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("evocodec: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # Typer turns Ctrl-C into this code and says nothing
+            print("evocodec: interrupted", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # The reader of our output has gone; that is no error of ours, and flushing again would raise once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

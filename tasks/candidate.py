@@ -7,7 +7,8 @@ Owns reading, writing, hashing and the cheap checks of a candidate. Running one 
       decoder.py      decompress_video_tensor(data, config, device) -> {"reconstructed_frames": tensor, ...}
       trainer.py      optional: train_codec(clips, config, device) -> bytes
       config.json     what both functions get; the harness sets `quality` in [0, 1] and, for the encoder only,
-                      `frame_rate` as text ("25", "30000/1001")
+                      `frame_rate` as text ("25", "30000/1001") and `color` as [primaries, transfer, matrix,
+                      full_range] in code points of ITU-T H.273
       candidate.json  the lineage; a folder without one is a hand-written candidate named like the folder
 """
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.errors import BadInputError, BitstreamError, EncodeError
-from codec.frames import Frames, Plane, VideoFormat
+from codec.frames import UNSPECIFIED_COLOR, Frames, Plane, VideoFormat
 from codec.resample import SCALES, enlarge, scaled_format, shrink
 from codec.strategies.protocol import EncodeSettings
 
@@ -28,7 +28,6 @@ from codec.strategies.protocol import EncodeSettings
 PRIMARIES = frozenset({1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12})
 TRANSFERS = frozenset({1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18})
 MATRICES = frozenset({1, 2, 4, 5, 6, 7, 9, 10, 12, 13, 14})
-UNSPECIFIED = 2
 ENCODER_RATES = (1, 240)
 FALLBACK_RATE = Fraction(25)
 # Decoders round a picture's size up to whole blocks before they allocate it.
@@ -174,9 +173,9 @@ def color_options(video: VideoFormat) -> dict[str, str]:
     """FFmpeg's codec options that put the colour description into the stream."""
     color = video.color
     return {
-        "color_primaries": str(color.primaries if color.primaries in PRIMARIES else UNSPECIFIED),
-        "color_trc": str(color.transfer if color.transfer in TRANSFERS else UNSPECIFIED),
-        "colorspace": str(color.matrix if color.matrix in MATRICES else UNSPECIFIED),
+        "color_primaries": str(color.primaries if color.primaries in PRIMARIES else UNSPECIFIED_COLOR),
+        "color_trc": str(color.transfer if color.transfer in TRANSFERS else UNSPECIFIED_COLOR),
+        "colorspace": str(color.matrix if color.matrix in MATRICES else UNSPECIFIED_COLOR),
         "color_range": "2" if color.full_range else "1",
     }
 

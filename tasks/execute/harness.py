@@ -19,7 +19,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Final
 
 from codec.complexity import per_1080p_frame
@@ -216,15 +216,15 @@ class _Experiment:
     def run_point(self, clip: LoadedClip, quality: float, count_operations: bool) -> _PointResult:
         """Encode, decode and score one point. Raises _PointFailed."""
         where = f"{clip.name} at quality {quality:g}"
-        # The rate of the frames is theirs, not the candidate's: an encoder's rate control needs it. The decoder's
-        # process is not told; whatever it needs is in the bytes.
+        # Rate and colour are the clip's, not the candidate's: rate control needs the one, players the other. The
+        # decoder's process is not told; whatever it needs is in the bytes.
         config = self.candidate.config | {"quality": quality}
         encoded = self._run(
             "encode",
             where,
             payload=clip.planar,
             arguments={
-                "config": config | {"frame_rate": str(clip.video.frame_rate)},
+                "config": config | {"frame_rate": str(clip.video.frame_rate), "color": list(astuple(clip.video.color))},
                 "width": clip.video.width,
                 "height": clip.video.height,
             },

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import wave
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def test_what_is_written_is_read_back_bit_for_bit(
     path = tmp_path / f"clip{suffix}"
     assert write_video(path, video, [frames[:2], frames[2:]]) == 5
     with open_video(path) as reader:
-        assert reader.format == video
+        # y4m has no room for code points.
+        assert reader.format == (replace(video, color=ColorDescription(2, 2, 2)) if suffix == ".y4m" else video)
         assert reader.read(2).to_bytes() == frames[:2].to_bytes()
         assert reader.read().to_bytes() == frames[2:].to_bytes()
         assert len(reader.read()) == 0
@@ -108,10 +110,10 @@ def test_colour_travels_and_is_never_applied(tmp_path: Path, suffix: str, color:
     assert suffix == ".y4m" or kept == color
 
 
-def test_an_unspecified_colour_is_bt709_limited(tmp_path: Path) -> None:
+def test_an_unspecified_colour_stays_unspecified(tmp_path: Path) -> None:
     write_with_pyav(tmp_path / "u.mkv", "yuv420p", numbered(2), [0, 1], Fraction(1, 25))
     with open_video(tmp_path / "u.mkv") as reader:
-        assert reader.format.color == ColorDescription()
+        assert reader.format.color == ColorDescription(2, 2, 2, full_range=False)
 
 
 @pytest.mark.parametrize(

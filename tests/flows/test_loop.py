@@ -124,8 +124,9 @@ def test_bytes_and_psnr_agree_with_an_independent_ffmpeg(
 
 def ffmpeg_psnr(stream: Path, raw_format: str, original: Path, frames: int) -> list[float]:
     """Y, U and V by ffmpeg's psnr filter over the first frames of the original."""
-    same_clock = "settb=1/25,setpts=N"
-    graph = f"[0:v]{same_clock}[a];[1:v]trim=end_frame={frames},{same_clock}[b];[a][b]psnr"
+    # Without these ffmpeg converts colours where the tags of its inputs differ, and pairs frames by their timestamps.
+    alike = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709,settb=1/25,setpts=N"
+    graph = f"[0:v]{alike}[a];[1:v]trim=end_frame={frames},{alike}[b];[a][b]psnr"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-f", raw_format, "-i", stream, "-i", original]
     done = subprocess.run(
         [*command, "-lavfi", graph, "-f", "null", "-"], capture_output=True, text=True, check=True, timeout=60
