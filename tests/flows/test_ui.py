@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 
@@ -41,6 +40,5 @@ def test_the_form_of_research_loop_shows_titles_bounds_and_defaults(page: Page, 
     for title in ("Campaign", "Iterations", "Candidates per iteration", "Rate points", "Targets", "PSNR-Y (dB)"):
         expect(page.get_by_text(title, exact=False).first).to_be_visible(timeout=30_000)
     expect(page.get_by_text("1 to 8", exact=False).first).to_be_visible()
-    number = page.locator("label", has_text=re.compile("^Iterations")).first.get_attribute("for")
-    field = page.locator(f"[id='{number}']")
-    assert field.input_value() == "2"
+    label = page.locator("label", has_text="Iterations (Optional)").first
+    assert label.locator("xpath=../..").locator("input").first.input_value() == "2"
