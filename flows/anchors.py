@@ -6,9 +6,9 @@ from typing import Annotated, get_args
 
 from prefect import flow
 from pydantic import Field
-from tasks.analyze.summary import artifact_key
 
 from flows.progress import ProgressArtifact
+from tasks.analyze.summary import artifact_key
 from tasks.campaign import Campaign, CandidateRef
 from tasks.dispatch.pending import pending
 from tasks.store.records import Status

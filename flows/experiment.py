@@ -6,9 +6,9 @@ from typing import Annotated
 
 from prefect import flow, get_run_logger
 from pydantic import Field
-from tasks.analyze.summary import artifact_key
 
 from flows.progress import ProgressArtifact
+from tasks.analyze.summary import artifact_key
 from tasks.campaign import Batch
 from tasks.candidate import Candidate
 from tasks.store.store import Store

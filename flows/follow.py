@@ -16,9 +16,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from tasks.analyze.summary import artifact_key
 
 from codec.errors import EvocodecError
+from tasks.analyze.summary import artifact_key
 from tasks.campaign import Campaign
 from tasks.store.records import ExperimentRecord
 from tasks.store.store import Store

@@ -11,11 +11,11 @@ from types import FrameType
 
 import httpx
 from rich.console import Console
-from tasks.analyze.leaderboard import standings
 
 from codec.errors import BadInputError, EvocodecError
 from flows.commands.results import leaderboard_table
 from flows.local import LocalLab, prefect_api
+from tasks.analyze.leaderboard import standings
 from tasks.campaign import Campaign
 from tasks.store.store import Store
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
-from tasks.execute.clips import load_clip
-from tasks.execute.harness import Progress as Stage
 
 from tasks.campaign import Campaign, CandidateRef
 from tasks.candidate import Candidate
 from tasks.execute.attempt import Attempt, run_attempt
+from tasks.execute.clips import load_clip
+from tasks.execute.harness import Progress as Stage
 
 
 def try_folder(folder: Path, clip_names: list[str], max_frames: int, console: Console, *, as_json: bool) -> bool:
