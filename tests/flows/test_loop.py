@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -190,21 +189,34 @@ def test_a_late_batch_is_cancelled_and_recorded_as_infrastructure(lab: LocalLab,
             state = client.read_flow_run(run.id).state
     assert state is not None
     assert state.is_cancelled()
-    assert not children_running_candidates()
+    assert not candidates_below(os.getpid())
 
 
-def children_running_candidates() -> list[str]:
-    """Command lines of candidate processes on this machine."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
+def below(pid: int) -> list[int]:
+    """Every process below `pid`, by the kernel's own list."""
+    found, waiting = [], [pid]
+    while waiting:
+        parent = waiting.pop()
+        for thread in Path(f"/proc/{parent}/task").glob("*/children"):
             try:
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                children = [int(child) for child in thread.read_text().split()]
             except OSError:
                 continue
-            if "tasks/execute/child.py" in command or "tasks.execute.child" in command:
-                found.append(command)
+            found += children
+            waiting += children
     return found
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def candidates_below(pid: int) -> list[int]:
+    """The processes of candidates among those below `pid`."""
+    return [child for child in below(pid) if "tasks.execute.child" in command_of(child)]
 
 
 def wait_until(condition: object, seconds: float = 60) -> bool:
@@ -217,78 +229,40 @@ def wait_until(condition: object, seconds: float = 60) -> bool:
     return False
 
 
-def session_of(process: subprocess.Popen[str]) -> list[int]:
-    """Every process below `process`, by the kernel's own list."""
-    found, waiting = [], [process.pid]
-    while waiting:
-        parent = waiting.pop()
-        for thread in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                children = [int(pid) for pid in thread.read_text().split()]
-            except OSError:
-                continue
-            found += children
-            waiting += children
-    return found
-
-
-@pytest.fixture
-def campaign_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def start_campaign(folder: Path, iterations: int) -> subprocess.Popen[str]:
     """`evocodec run` on the demo clip with a lab of its own, as a user starts it."""
-    process = subprocess.Popen(
-        [EVOCODEC, "run", "--iterations", "1", "--candidates", "1", "--max-frames", "12"],
-        cwd=tmp_path,
+    return subprocess.Popen(
+        [EVOCODEC, "run", "--iterations", str(iterations), "--candidates", "1", "--max-frames", "12"],
+        cwd=folder,
         env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    yield process
-    if process.poll() is None:
-        process.kill()
-        process.wait()
 
 
-def test_killed_worker_then_ctrl_c_then_resume(campaign_process: subprocess.Popen[str], tmp_path: Path) -> None:
-    """A worker killed in mid-experiment is replaced and its run redone; Ctrl-C leaves no process and no half record."""
-    assert wait_until(children_running_candidates, 120), campaign_process.communicate(timeout=5)
-    below = session_of(campaign_process)
-    [worker] = [pid for pid in below if b"worker\0start\0--pool\0gpu" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(worker, signal.SIGKILL)
-    # Its candidates die with it; the lab brings a new worker, which takes the anchors or the batch up again.
-    assert wait_until(lambda: not Path(f"/proc/{worker}").exists(), 30)
-    campaign_process.send_signal(signal.SIGINT)
-    _, err = campaign_process.communicate(timeout=60)
-    assert campaign_process.returncode == 130, err
+def test_a_killed_worker_costs_nothing_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    store_folder = tmp_path / ".evocodec" / "store"
+
+    with start_campaign(tmp_path, iterations=1) as process:
+        assert wait_until(lambda: candidates_below(process.pid), 120)
+        [worker] = [pid for pid in below(process.pid) if "worker start --pool gpu" in command_of(pid)]
+        os.kill(worker, signal.SIGKILL)
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "the gpu worker died" in out
+    assert (tmp_path / ".evocodec" / "report-demo.html").stat().st_size > 10_000
+    statuses = [record.status for record in Store.open(str(store_folder)).experiments("demo")]
+    assert statuses.count("measured") == 3  # two anchors, one candidate
+
+    with start_campaign(tmp_path, iterations=2) as process:
+        assert wait_until(lambda: candidates_below(process.pid), 120)
+        started = below(process.pid)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
     assert "Traceback" not in err
     assert err.strip().splitlines()[-1] == "evocodec: interrupted"
-    assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), 10)
-    store = Store.open(str(tmp_path / ".evocodec" / "store"))
-    for record in store.experiments("demo"):
-        assert (record.status == "measured") == bool(
-            [point for point in store.points("demo") if point.experiment_id == record.experiment_id]
-        )
-    assert not list((tmp_path / ".evocodec" / "store").rglob("*.tmp"))
-
-    resumed = subprocess.run(
-        [EVOCODEC, "run", "--iterations", "1", "--candidates", "1", "--max-frames", "12"],
-        cwd=tmp_path,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    assert "report" in resumed.stdout
-    assert (tmp_path / ".evocodec" / "report-demo.html").stat().st_size > 10_000
-    listed = json.loads(
-        subprocess.run(
-            [EVOCODEC, "results", "--json"],
-            cwd=tmp_path,
-            env=clean_environment(),
-            capture_output=True,
-            check=True,
-        ).stdout
-    )
-    assert {row["status"] for row in listed if row["kind"] == "anchor"} == {"measured"}
-    assert any(row["kind"] == "candidate" and row["status"] == "measured" and row["points"] for row in listed)
+    assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), 10)
+    assert [record.status for record in Store.open(str(store_folder)).experiments("demo")] == statuses
+    assert not [path for path in store_folder.rglob("*") if ".tmp" in path.name or ".partial" in path.name]
