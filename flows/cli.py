@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from codec.errors import BadInputError, EvocodecError
+from codec.errors import BadInputError, BitstreamError, EvocodecError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
     from tasks.campaign import Campaign
 
@@ -47,13 +46,15 @@ ClipOption = Annotated[
 def run(
     clip: ClipOption = None,
     campaign: Annotated[str, typer.Option(help="Name of the records; the same name resumes.")] = "demo",
-    iterations: Annotated[int, typer.Option(help="Turns of design, dispatch, wait, analyze.")] = 2,
-    candidates: Annotated[int, typer.Option(help="Candidates per iteration (1-8).")] = 3,
+    iterations: Annotated[int, typer.Option(min=1, max=1000, help="Turns of design, dispatch, wait, analyze.")] = 2,
+    candidates: Annotated[int, typer.Option(min=1, max=8, help="Candidates per iteration.")] = 3,
     designer: Annotated[str, typer.Option(help="What proposes candidates.")] = "search",
     store: StoreOption = DEFAULT_STORE,
-    max_frames: Annotated[int, typer.Option(help="Use only this many frames of each clip.")] = 128,
+    max_frames: Annotated[int, typer.Option(min=1, max=3600, help="Use only this many frames of each clip.")] = 128,
     server: Annotated[str, typer.Option(help="API URL of a running Prefect server; default: start one.")] = "",
-    port: Annotated[int | None, typer.Option(help="Port of the server that is started; default: any free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of that server; default: any free one.")
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Run a campaign: design, dispatch, wait, analyze, until done or the targets hold."""
@@ -73,14 +74,16 @@ def run(
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(help="Port of the Prefect UI and API.")] = 4200,
-    store: StoreOption = DEFAULT_STORE,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect UI and API.")] = 4200,
+    cloud_keys: Annotated[
+        bool, typer.Option("--cloud-keys", help="Let workers see AWS credentials: for campaigns with a store on S3.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Keep a server and workers running, for use from the Prefect UI, until Ctrl-C."""
     from flows.commands.run import up_command
 
-    up_command(_console(), port=port, store=_store_uri(store), home=home)
+    up_command(_console(), port=port, cloud_keys=cloud_keys, home=home)
 
 
 @app.command("demo-clip")
@@ -105,22 +108,10 @@ def encode(
 ) -> None:
     """Compress a video into an .evc file."""
     from codec.config import CodecConfig
-    from codec.encoding_agent import EncodingAgent
-    from codec.video import open_video
-    from codec.whole_file import whole_file
+    from flows.commands.coding import encode_file
 
     config = CodecConfig.parse({"strategy": strategy, "quality": quality, "preset": preset, "scale": scale})
-    with open_video(source) as reader, whole_file(out) as partial, partial.open("w+b") as sink:
-        for warning in reader.warnings:
-            _warn(f"{source}: {warning}")
-        with _bar("encoding", reader.frame_count) as (progress, task):
-            report = EncodingAgent(config).encode(
-                reader, reader.format, sink, lambda frames: progress.update(task, completed=frames)
-            )
-        size = sink.seek(0, os.SEEK_END)
-    frames = sum(scene.frames for scene in report.scenes)
-    kbps = size * 8 * float(reader.format.frame_rate) / frames / 1000
-    print(f"{out}: {frames} frames in {len(report.scenes)} scenes, {size} bytes, {kbps:.1f} kbps")
+    print(encode_file(source, out, config, _console(stderr=True), _warn))
 
 
 @app.command()
@@ -130,43 +121,35 @@ def decode(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check each scene against the hash its encoder left.")
     ] = False,
+    conceal: Annotated[
+        bool, typer.Option("--conceal", help="Show damaged scenes as grey and go on; exit code 1.")
+    ] = False,
 ) -> None:
     """Decompress an .evc file; every output format is lossless."""
-    from codec.bitstream import EvcReader
-    from codec.decoding_agent import DecodingAgent
-    from codec.frames import Frames
-    from codec.video import write_video
+    from flows.commands.coding import decode_file
 
-    with _open_evc(source) as file:
-        header = EvcReader(file).header
-        file.seek(0)
-        with _bar("decoding", header.frame_count) as (progress, task):
-
-            def scenes() -> Iterator[Frames]:
-                for scene in DecodingAgent().decode(file, verify=verify):
-                    if scene.frames is not None:
-                        progress.update(task, advance=len(scene.frames))
-                        yield scene.frames
-
-            count = write_video(out, header.video, scenes())
-    print(f"{out}: {count} frames{', every scene verified' if verify else ''}")
+    line, lost = decode_file(source, out, _console(stderr=True), _warn, verify=verify, conceal=conceal)
+    print(line)
+    if lost:
+        raise typer.Exit(1)
 
 
 @app.command()
 def info(source: Annotated[Path, typer.Argument(metavar="FILE.evc")], as_json: JsonOption = False) -> None:
-    """Show what an .evc file holds, scene by scene."""
-    from codec.bitstream import describe
+    """Show what an .evc file holds, scene by scene; exit code 2 where it is damaged."""
+    from flows.commands.coding import describe_file
 
-    with _open_evc(source) as file:
-        facts = describe(file)
+    facts = describe_file(source)
     if as_json:
         print(json.dumps(facts, indent=2))
-        return
-    for name, value in facts.items():
-        if name != "scenes":
-            print(f"{name:<14} {value}")
-    for scene in facts["scenes"]:
-        print("  ".join(f"{name} {value}" for name, value in scene.items()))
+    else:
+        for name, value in facts.items():
+            if name not in ("scenes", "error"):
+                print(f"{name:<14} {value}")
+        for scene in facts["scenes"]:
+            print("  ".join(f"{name} {value}" for name, value in scene.items()))
+    if facts["error"] is not None:
+        raise BitstreamError(f"{source}: {facts['error']}")
 
 
 @app.command()
@@ -190,7 +173,7 @@ def measure(
 def try_command(
     folder: Annotated[Path, typer.Argument(help="A candidate: encoder.py, decoder.py, config.json.")],
     clip: ClipOption = None,
-    max_frames: Annotated[int, typer.Option(help="Use only this many frames of each clip.")] = 128,
+    max_frames: Annotated[int, typer.Option(min=1, max=3600, help="Use only this many frames of each clip.")] = 128,
     as_json: JsonOption = False,
 ) -> None:
     """Put one hand-written candidate through the full evaluator, without a server and without keeping a record."""
@@ -243,6 +226,12 @@ def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> N
 
 def main() -> NoReturn:
     """The entry point: one clear line for every error that is understood, a traceback only for those that are not."""
+    # Nothing calls out. Prefect's client would, from this very process, unless it is told before its first import.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # `kill PID` cleans up as Ctrl-C does; Ctrl-C works also where a script started us in the background.
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app(standalone_mode=True)
     except EvocodecError as error:
@@ -250,13 +239,20 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # Typer turns Ctrl-C into this code and says nothing
-            print("evocodec: interrupted", file=sys.stderr)
+            print("evocodec: interrupted", file=sys.stderr, flush=True)
+            # Everything is cleaned up; an encoder's thread that is still busy must not keep the process.
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)
         raise
     except BrokenPipeError:
         # The reader of our output has gone; that is no error of ours, and flushing again would raise once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _campaign(**fields: Any) -> Campaign:
@@ -268,14 +264,20 @@ def _campaign(**fields: Any) -> Campaign:
         return Campaign(**fields)
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInputError(f"--{'-'.join(map(str, first['loc'])).replace('_', '-')}: {first['msg']}") from error
+        option = {"name": "campaign", "clips": "clip"}.get(str(first["loc"][0]), str(first["loc"][0]).replace("_", "-"))
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "string_pattern_mismatch":
+            reason = "use letters, digits, dots, dashes and underscores, beginning with a letter or digit, at most 64"
+        raise BadInputError(f"--{option} {first['input']}: {reason}") from error
 
 
 def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).resolve())
+    return path if "://" in path else str(Path(path).expanduser().resolve())
 
 
 def _store_uri(uri: str) -> str:
+    if not uri:
+        raise BadInputError("--store is empty: give a folder or s3://bucket/prefix")
     return _absolute(uri)
 
 
@@ -287,26 +289,6 @@ def _console(*, stderr: bool = False) -> Console:
 
 def _warn(text: str) -> None:
     print(f"evocodec: warning: {text}", file=sys.stderr)
-
-
-@contextmanager
-def _bar(what: str, total: int | None) -> Iterator[tuple[Progress, Any]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = _console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield progress, progress.add_task(what, total=total)
-
-
-@contextmanager
-def _open_evc(path: Path) -> Iterator[Any]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
-    with file:
-        yield file
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,10 +13,11 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelled, Cancelling
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from codec.errors import EvocodecError
 from tasks.analyze.summary import artifact_key
@@ -25,6 +27,7 @@ from tasks.store.store import Store
 
 LOOP = "research-loop/evocodec"
 POLL_SECONDS = 1.0
+LOST_SECONDS = 30.0  # of silence, after which a server is taken for dead
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ def run_campaign(
             return _follow(client, flow_run, campaign, console, check)
         except BaseException:
             state: State[Any] = Cancelled(message="interrupted") if stop_at_once else Cancelling(message="interrupted")
-            client.set_flow_run_state(flow_run.id, state, force=stop_at_once)
+            # Where the server has died there is nothing to cancel, and the first error is the one to tell.
+            with suppress(httpx.HTTPError, PrefectException):
+                client.set_flow_run_state(flow_run.id, state, force=stop_at_once)
             raise
 
 
@@ -77,15 +82,16 @@ def _follow(
     console: Console,
     check: Callable[[], list[str]],
 ) -> LoopOutcome:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     keys = {kind: artifact_key(kind, campaign.name) for kind in ("loop", "experiment")}
     store = Store.open(campaign.store, create=True)
     shown = {_identity(record) for record in store.experiments(campaign.name)}
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        lost_since: float | None = None
         bars = {kind: progress.add_task(kind, total=100.0) for kind in keys}
         while True:
             for line in check():
-                console.print(line, style="yellow")
+                console.print(line, style="yellow", markup=False)
             for kind, key in keys.items():
                 percent, text = _progress(client, key, flow_run)
                 progress.update(bars[kind], completed=percent, description=f"{kind:<10} {text}")
@@ -93,10 +99,24 @@ def _follow(
                 if _identity(record) not in shown:
                     shown.add(_identity(record))
                     console.print(_line(record))
-            state = client.read_flow_run(flow_run.id).state
-            if state is not None and state.is_final():
-                return LoopOutcome(state.is_completed(), state.message or state.name or "")
+            state = _state(client, flow_run)
+            if state is not None:
+                lost_since = None
+                if state.is_final():
+                    return LoopOutcome(state.is_completed(), state.message or state.name or "")
+            else:
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > LOST_SECONDS:
+                    raise EvocodecError(f"the Prefect server at {client.api_url} does not answer any more")
             time.sleep(POLL_SECONDS)
+
+
+def _state(client: SyncPrefectClient, flow_run: FlowRun) -> State[Any] | None:
+    """None while the server does not answer."""
+    try:
+        return client.read_flow_run(flow_run.id).state
+    except httpx.HTTPError:
+        return None
 
 
 def _progress(client: SyncPrefectClient, key: str, since: FlowRun) -> tuple[float, str]:
@@ -118,9 +138,9 @@ def _identity(record: ExperimentRecord) -> tuple[str, int]:
     return record.experiment_id, record.attempt
 
 
-def _line(record: ExperimentRecord) -> str:
-    seconds = f"{record.gpu_seconds:.0f} s"
-    what = record.hypothesis or record.config_json
-    if record.status == "measured":
-        return f"[green]measured[/] {record.experiment_id} in {seconds}: {what}"
-    return f"[red]{record.status}[/] {record.experiment_id} in {seconds}: {record.reason}"
+def _line(record: ExperimentRecord) -> Text:
+    """One finished experiment. Text and not markup: candidates write hypotheses and errors."""
+    measured = record.status == "measured"
+    what = (record.hypothesis or record.config_json) if measured else record.reason
+    line = Text(record.status, style="green" if measured else "red")
+    return line.append(f" {record.experiment_id} in {record.gpu_seconds:.0f} s: {what}", style="default")

@@ -48,11 +48,11 @@ class LocalLab:
         home: Path,
         *,
         port: int | None = None,
-        store_needs_cloud_keys: bool = False,
+        cloud_keys: bool = False,
         on_step: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.home = home.resolve()
-        self._cloud = store_needs_cloud_keys
+        self._cloud = cloud_keys
         self._on_step = on_step
         self._port = port
         self._server: subprocess.Popen[bytes] | None = None
@@ -91,6 +91,8 @@ class LocalLab:
         self._on_step("creating the work pools")
         with prefect_api(self.api_url):
             asyncio.run(_create_pools(self.home.parent))
+            for pool in POOLS:  # what a killed lab left behind would look as if it were running still
+                asyncio.run(_crash_runs(pool))
         self._on_step("starting the workers, registering the deployments")
         for pool in POOLS:
             self._start_worker(pool)
@@ -221,9 +223,10 @@ class LocalLab:
 @contextlib.contextmanager
 def prefect_api(api_url: str) -> Iterator[None]:
     """Point the Prefect clients made inside at one server, whatever profile the user has."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: api_url}):
+    # A server that has died must be noticed at the next poll, not after the client's minutes of patience.
+    with temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 1}):
         yield
 
 

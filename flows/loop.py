@@ -7,10 +7,22 @@ pool. What happened is in the store; running the loop again folds those records 
 from __future__ import annotations
 
 import socket
+import time
 from datetime import UTC, datetime
 from typing import Annotated
+from uuid import UUID
 
 from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from codec.errors import BadInputError, EvocodecError
@@ -23,17 +35,7 @@ from tasks.dispatch.pending import MAX_ATTEMPTS, pending
 from tasks.dispatch.step import ANCHORS, EXPERIMENT, RunOutcome, dispatch, wait
 from tasks.store.records import ExperimentRecord
 from tasks.store.store import Store
-
-# What may change when a campaign is taken up again; anything else would mix numbers that cannot be compared.
-MAY_CHANGE = {
-    "iterations",
-    "candidates",
-    "stop_when_met",
-    "experiment_timeout_seconds",
-    "store",
-    "targets",
-    "designer",
-}
+from tasks.store.terms import require_same_terms
 
 
 @flow(name="research-loop", flow_run_name="{campaign.name}")
@@ -49,6 +51,7 @@ def research_loop(
     progress.update(0.0, "measuring the anchors", force=True)
     measure_anchors(store, campaign)
 
+    started = time.monotonic()
     met = False
     iteration = 0
     for iteration in range(1, campaign.iterations + 1):
@@ -70,6 +73,8 @@ def research_loop(
         met = analyze(campaign, iteration)
         if met and campaign.stop_when_met:
             break
+        if campaign.hours is not None and time.monotonic() - started >= campaign.hours * 3600:
+            break
     store.compact(campaign.name)
     progress.update(1.0, "targets met" if met else f"{iteration} iterations done", force=True)
     return {"iterations": iteration, "met": met}
@@ -78,20 +83,31 @@ def research_loop(
 def open_campaign(campaign: Campaign) -> Store:
     """The store, with the campaign's terms on record. Refuses to go on under terms that make numbers incomparable."""
     store = Store.open(campaign.store, create=True)
-    before = store.read_campaign(campaign.name)
-    if before is not None:
-        changed = [
-            name
-            for name in type(campaign).model_fields
-            if name not in MAY_CHANGE and getattr(before, name) != getattr(campaign, name)
-        ]
-        if changed:
-            raise BadInputError(
-                f"campaign {campaign.name!r} was begun with other {', '.join(changed)}: "
-                "use the same, or give this one another name"
-            )
+    require_same_terms(store, campaign)
+    refuse_twin(campaign.name)
     store.write_campaign(campaign)
     return store
+
+
+def refuse_twin(name: str) -> None:
+    """Two loops on one campaign would design and measure everything twice; the later one gives way."""
+    own = flow_run.id
+    with get_client(sync_client=True) as client:
+        mine = client.read_flow_run(UUID(own)) if own else None
+        running = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
+        loops = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[research_loop.name])), flow_run_filter=running
+        )
+    for other in loops:
+        theirs = Campaign.model_validate(other.parameters.get("campaign") or {}).name
+        if mine is not None and theirs == name and other.id != mine.id and _began(other) <= _began(mine):
+            raise BadInputError(
+                f"campaign {name!r} is running already as {other.name!r} ({other.id}): wait for it or cancel it"
+            )
+
+
+def _began(run: FlowRun) -> tuple[datetime, str]:
+    return run.start_time or datetime.max.replace(tzinfo=UTC), str(run.id)
 
 
 def measure_anchors(store: Store, campaign: Campaign) -> None:

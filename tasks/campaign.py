@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 CAMPAIGN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Quality = Annotated[float, Field(ge=0, le=1)]
@@ -87,6 +87,9 @@ class Campaign(Frozen):
         title="Frames per clip",
         description="Only this many frames of each clip are used, from its start; 1 to 3600.",
     )
+    hours: float | None = Field(
+        None, gt=0, title="Hours", description="Begin no further iteration after so long; empty: no limit."
+    )
     seed: int = Field(0, ge=0, title="Seed", description="Makes the search designer repeatable.")
     stop_when_met: bool = Field(
         True,
@@ -98,6 +101,15 @@ class Campaign(Frozen):
     )
     targets: Targets = Field(default_factory=Targets, title="Targets")
     limits: Limits = Field(default_factory=Limits, title="Limits of a candidate's processes")
+
+    @field_validator("clips", "qualities")
+    @classmethod
+    def _different(cls, values: tuple[str | float, ...]) -> tuple[str | float, ...]:
+        """The same twice would be measured twice and break every curve."""
+        for value in values:
+            if values.count(value) > 1:
+                raise ValueError(f"{value} is given twice")
+        return values
 
 
 class CandidateRef(Frozen):

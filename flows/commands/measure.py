@@ -14,6 +14,7 @@ from codec.errors import BadInputError
 from codec.frames import Frames, VideoFormat
 from codec.quality import measure_pairs
 from codec.video import VideoReader, open_video
+from flows.commands.coding import open_evc
 
 
 def measure_files(reference: Path, distorted: Path, warn: Callable[[str], None]) -> dict[str, float | int | None]:
@@ -29,6 +30,9 @@ def measure_files(reference: Path, distorted: Path, warn: Callable[[str], None])
             raise BadInputError(
                 f"{distorted} is {other.width}×{other.height} but {reference} is {video.width}×{video.height}"
             )
+        if abs(other.frame_rate - video.frame_rate) > video.frame_rate / 1000:
+            rates = f"{float(other.frame_rate):g} frames a second, not {float(video.frame_rate):g} as {reference}"
+            warn(f"{distorted}: plays at {rates}; frames are compared in order, kbps is at the reference's rate")
         quality = measure_pairs(_paired(reference, originals, distorted, decoded), video)
     size = distorted.stat().st_size
     return {
@@ -68,11 +72,12 @@ def _warn_all(path: Path, reader: VideoReader, warn: Callable[[str], None]) -> N
 def _open(path: Path, stack: ExitStack, warn: Callable[[str], None]) -> tuple[VideoFormat, Iterator[Frames]]:
     """The format of a file and its frames one by one."""
     try:
-        file = stack.enter_context(path.open("rb"))
-        is_evc = file.read(4) == b"EVC\x00"
+        with path.open("rb") as start:
+            is_evc = start.read(4) == b"EVC\x00"
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
     if is_evc:
+        file = stack.enter_context(open_evc(path))
         scenes = (scene.frames for scene in DecodingAgent().decode(file) if scene.frames is not None)
         return EvcReader(file).header.video, (scene[i : i + 1] for scene in scenes for i in range(len(scene)))
     reader = stack.enter_context(open_video(path))

@@ -6,11 +6,12 @@ import json
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from codec.errors import BadInputError
 from tasks.analyze.leaderboard import ANCHOR_NAMES, Standing, standings
-from tasks.analyze.summary import mean_target_kbps
+from tasks.analyze.summary import mean_target_kbps, outcome
 from tasks.campaign import Targets
 from tasks.store.store import Store
 
@@ -27,9 +28,17 @@ def print_results(uri: str, campaign: str | None, console: Console, *, as_json: 
         print(json.dumps([row for name in chosen for row in _json_rows(store, name)], indent=2))
         return
     if not chosen:
-        console.print(f"{uri} holds no campaign yet: `evocodec run` makes one")
+        console.print(f"{uri} holds no campaign yet: `evocodec run` makes one", markup=False)
     for name in chosen:
-        console.print(leaderboard_table(name, _board(store, name)))
+        print_leaderboard(name, _board(store, name), console)
+
+
+def print_leaderboard(campaign: str, board: list[Standing], console: Console) -> None:
+    """The table, and below it why a row has no rank."""
+    console.print(leaderboard_table(campaign, board))
+    for row in board:
+        if row.rank is None:
+            console.print(f"{row.experiment_id}: {outcome(row)}", markup=False)
 
 
 def leaderboard_table(campaign: str, board: list[Standing]) -> Table:
@@ -48,7 +57,7 @@ def leaderboard_table(campaign: str, board: list[Standing]) -> Table:
         table.add_row(
             "" if row.rank is None else str(row.rank),
             row.experiment_id.removeprefix(f"{campaign}-"),
-            row.summary,
+            escape(row.summary),
             *(_percent(row.mean_bd_rates.get(name)) for name in ANCHOR_NAMES),
             mean_target_kbps(row).replace("not reached", "–"),
             "" if row.decode_fps is None else f"{row.decode_fps:.0f}",

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import re
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 import httpx
 from rich.console import Console
 
 from codec.errors import BadInputError, EvocodecError
-from flows.commands.results import leaderboard_table
+from flows.commands.results import print_leaderboard
 from flows.local import LocalLab, prefect_api
 from tasks.analyze.leaderboard import standings
 from tasks.campaign import Campaign
 from tasks.store.store import Store
+from tasks.store.terms import require_same_terms
 
 CHECK_SECONDS = 1.0
 
@@ -30,17 +29,18 @@ def run_command(campaign: Campaign, console: Console, *, server: str, port: int 
     """
     started = time.monotonic()
     store = Store.open(campaign.store, create=True)
-    _stop_on_sigterm()
+    require_same_terms(store, campaign)
     with ExitStack() as stack:
         if server:
-            _answering(server)
-            stack.enter_context(prefect_api(server))
-            ui_url, lab = server.removesuffix("/api"), None
+            api_url = _answering(server)
+            stack.enter_context(prefect_api(api_url))
+            ui_url, lab = api_url.removesuffix("/api"), None
         else:
             _check_clips(campaign, console)
             status = console.status("starting")
             with status:
-                lab = stack.enter_context(_lab(console, campaign.store, home, port, status.update))
+                cloud_keys = campaign.store.startswith("s3://")
+                lab = stack.enter_context(LocalLab(home, port=port, cloud_keys=cloud_keys, on_step=status.update))
             stack.enter_context(prefect_api(lab.api_url))
             ui_url = lab.ui_url
         console.print(
@@ -52,17 +52,15 @@ def run_command(campaign: Campaign, console: Console, *, server: str, port: int 
 
         outcome = run_campaign(campaign, console, check=lab.check if lab else lambda: [], stop_at_once=lab is not None)
     if not outcome.completed:
-        raise EvocodecError(f"campaign {campaign.name!r} failed: {outcome.message}; logs: {home / 'logs'}")
+        _raise_failure(campaign, outcome.message, f"logs: {home / 'logs'}" if lab else f"run: {ui_url}/runs")
     _print_end(campaign, store, console, home, time.monotonic() - started, local=lab is not None)
 
 
-def up_command(console: Console, *, port: int, store: str, home: Path) -> None:
+def up_command(console: Console, *, port: int, cloud_keys: bool, home: Path) -> None:
     """Keep a lab running until it is interrupted; restart its workers where they die."""
-    _stop_on_sigterm()
-    Store.open(store, create=True)
     status = console.status("starting")
     with status:
-        lab = _lab(console, store, home, port, status.update)
+        lab = LocalLab(home, port=port, cloud_keys=cloud_keys, on_step=status.update)
         lab.__enter__()
     try:
         console.print(f"The lab is running. UI: {lab.ui_url}")
@@ -77,10 +75,6 @@ def up_command(console: Console, *, port: int, store: str, home: Path) -> None:
         lab.stop()
 
 
-def _lab(console: Console, store: str, home: Path, port: int | None, on_step: object) -> LocalLab:
-    return LocalLab(home, port=port, store_needs_cloud_keys=store.startswith("s3://"), on_step=on_step)  # type: ignore[arg-type]
-
-
 def _check_clips(campaign: Campaign, console: Console) -> None:
     """Open each clip as the worker will: a bad one costs a second here and a started server there."""
     from codec.video import open_video
@@ -89,30 +83,32 @@ def _check_clips(campaign: Campaign, console: Console) -> None:
         if name != "demo":
             with open_video(name) as reader:
                 for warning in reader.warnings:
-                    console.print(f"{name}: {warning}", style="yellow")
+                    console.print(f"{name}: {warning}", style="yellow", markup=False)
 
 
-def _answering(server: str) -> None:
-    try:
-        healthy = httpx.get(f"{server}/health", timeout=5).status_code == httpx.codes.OK
-    except (httpx.HTTPError, httpx.InvalidURL):
-        healthy = False
-    if not healthy:
-        raise BadInputError(
-            f"no Prefect server answers at {server}: start one with `evocodec up`, or give the URL that ends in /api"
-        )
+# How Prefect words the exception of a flow, and of a flow that this one waited for.
+FLOW_FAILED = re.compile(r"(?:Flow run encountered an exception: )?(?:[\w.]*\.)?(\w+Error): ")
 
 
-def _stop_on_sigterm() -> None:
-    """`kill PID` must stop the lab as cleanly as Ctrl-C does."""
+def _raise_failure(campaign: Campaign, message: str, where: str) -> None:
+    """The loop's failure as this command's: its words without Prefect's, and bad input as bad input."""
+    kinds = FLOW_FAILED.findall(message)
+    plain = FLOW_FAILED.sub("", message)
+    if "BadInputError" in kinds:
+        raise BadInputError(plain)
+    raise EvocodecError(f"campaign {campaign.name!r} failed: {plain}; {where}")
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, interrupt)
-        # Ignored where the shell started us in the background of a script; the lab must still be stoppable.
-        signal.signal(signal.SIGINT, interrupt)
+def _answering(server: str) -> str:
+    """The API URL of a server that answers there. Raises BadInputError."""
+    base = server.rstrip("/")
+    for url in (base, f"{base}/api"):
+        try:
+            if httpx.get(f"{url}/health", timeout=5).json() is True:
+                return url
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+            continue
+    raise BadInputError(f"no Prefect server answers at {server}: start one with `evocodec up`, or check the URL")
 
 
 def _print_end(campaign: Campaign, store: Store, console: Console, home: Path, seconds: float, *, local: bool) -> None:
@@ -124,11 +120,11 @@ def _print_end(campaign: Campaign, store: Store, console: Console, home: Path, s
         campaign.targets,
         scenes=store.scenes(campaign.name),
     )
-    console.print(leaderboard_table(campaign.name, board))
+    print_leaderboard(campaign.name, board, console)
     home.mkdir(parents=True, exist_ok=True)
     report = (home / f"report-{campaign.name}.html").resolve()
     write_report(report, store, campaign.name)
-    console.print(f"report   {report}")
-    console.print(f"records  {campaign.store}  (evocodec results --campaign {campaign.name})")
+    console.print(f"report   {report}", markup=False)
+    console.print(f"records  {campaign.store}  (evocodec results --campaign {campaign.name})", markup=False)
     console.print("UI       evocodec up, then http://127.0.0.1:4200" if local else "UI       stays on the server")
     console.print(f"took     {seconds:.0f} s")

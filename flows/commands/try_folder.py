@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -26,9 +27,9 @@ def try_folder(folder: Path, clip_names: list[str], max_frames: int, console: Co
     clips = [load_clip(name, max_frames) for name in clip_names]
     for clip in clips:
         for warning in clip.warnings:
-            console.print(f"{clip.name}: {warning}", style="yellow")
+            console.print(f"{clip.name}: {warning}", style="yellow", markup=False)
     ref = CandidateRef(experiment_id="try", candidate_hash=candidate.candidate_hash)
-    columns = (TextColumn("{task.description}"), BarColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting", total=1.0)
 
@@ -69,7 +70,7 @@ def _print(attempt: Attempt, console: Console) -> None:
     for point in attempt.points:
         vmaf = "" if point.vmaf is None else f"{point.vmaf:.1f}"
         table.add_row(
-            Path(point.clip).name,
+            escape(Path(point.clip).name),
             f"{point.quality:g}",
             f"{point.kbps:.1f}",
             f"{point.psnr_y:.2f}",

@@ -10,7 +10,6 @@ Invariants:
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from codec.errors import BadInputError
+from codec.whole_file import whole_file
 from tasks.analyze.bd_rate import BdRate
 from tasks.analyze.leaderboard import ANCHOR_NAMES, BARRED_ISOLATION, REFERENCE_ANCHOR, Standing, best, standings
 from tasks.analyze.rd_chart import ANCHOR_COLOURS, LEADER_COLOURS, Chart, points_on, rd_chart
@@ -95,7 +95,10 @@ def write_report(path: Path, store: Store, campaign: str) -> None:
 
     Raises BadInputError where the store holds no such campaign, naming those it holds, or `path` cannot be written.
     """
-    _write_whole(path, render(store, campaign))
+    page = render(store, campaign)
+    with whole_file(path) as partial:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(page, encoding="utf-8")
 
 
 def render(store: Store, campaign: str) -> str:
@@ -268,16 +271,3 @@ def _distinct(values: Iterable[str]) -> list[str]:
 def _pretty_json(text: str) -> str:
     value: Any = json.loads(text)
     return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise BadInputError(f"{path}: the report cannot be written ({error.strerror}); choose another file") from error

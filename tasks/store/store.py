@@ -154,7 +154,8 @@ class Store:
 
     def campaigns(self) -> list[str]:
         """Names of all campaigns that have terms or records here."""
-        return sorted({*self._files.names("campaigns"), *self._campaigns_of("experiments", None)})
+        named = {*self._files.names("campaigns"), *self._campaigns_of("experiments", None)}
+        return sorted(name for name in named if re.fullmatch(CAMPAIGN_NAME, name))  # others are not ours
 
     def write_campaign(self, campaign: Campaign) -> None:
         """Keep the terms of a campaign, replacing those of before."""

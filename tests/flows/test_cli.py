@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import subprocess
+import sys
+import time
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from running import Evocodec
+from running import EVOCODEC, Evocodec, clean_environment
 
 
 def one_line(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -83,8 +87,6 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
         "heavy = {'torch', 'prefect', 'av', 'cv2', 'numpy', 'pandas', 'pydantic', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    import sys
-
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, timeout=30)
 
 
@@ -190,7 +192,7 @@ def test_truncated_evc(evocodec: Evocodec, evc: Path, tmp_path: Path) -> None:
     one_line(evocodec("decode", cut, "out.y4m"), 2)
     assert not (tmp_path / "out.y4m").exists()
     cut.write_bytes(evc.read_bytes()[:7])
-    one_line(evocodec("info", cut), 2)
+    one_line(evocodec("info", cut), 2, "cut.evc")
 
 
 def test_damaged_evc_is_noticed(evocodec: Evocodec, evc: Path, tmp_path: Path) -> None:
@@ -199,6 +201,89 @@ def test_damaged_evc_is_noticed(evocodec: Evocodec, evc: Path, tmp_path: Path) -
     damaged = tmp_path / "damaged.evc"
     damaged.write_bytes(data)
     one_line(evocodec("decode", damaged, "out.y4m"), 2, "scene")
+
+
+def test_a_damaged_scene_costs_only_itself(evocodec: Evocodec, tmp_path: Path) -> None:
+    assert evocodec("demo-clip", "demo.y4m").returncode == 0
+    assert evocodec("encode", "demo.y4m", "demo.evc", "--strategy", "x264", "--quality", "0.2").returncode == 0
+    scenes = json.loads(evocodec("info", "demo.evc", "--json").stdout)["scenes"]
+    data = bytearray((tmp_path / "demo.evc").read_bytes())
+    data[-scenes[3]["payload_bytes"] - 100] ^= 0xFF  # in the payload of the third of four scenes
+    (tmp_path / "damaged.evc").write_bytes(data)
+    one_line(evocodec("info", "damaged.evc"), 2, "damaged.evc", "scene 2")
+    concealed = evocodec("decode", "damaged.evc", "out.mkv", "--conceal")
+    assert concealed.returncode == 1
+    assert "96 frames, 1 scenes lost" in concealed.stdout
+    assert "scene 2" in concealed.stderr
+
+
+def test_the_input_is_never_overwritten(evocodec: Evocodec, clip: Path, evc: Path) -> None:
+    before = clip.read_bytes()
+    one_line(evocodec("encode", clip, clip), 2, ".evc")
+    one_line(evocodec("encode", clip, clip.with_suffix(".mp4")), 2, ".evc")
+    evc_before = evc.read_bytes()
+    one_line(evocodec("encode", evc, evc), 2, "is the input itself")
+    assert (clip.read_bytes(), evc.read_bytes()) == (before, evc_before)
+
+
+def test_a_cut_source_is_encoded_with_a_warning(evocodec: Evocodec, tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.mkv", 96, 64, 40)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    result = evocodec("encode", cut, "cut.evc", "--strategy", "x264")
+    assert "warning" in result.stderr or result.returncode == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_encode_stops_at_once_and_leaves_nothing(
+    clips: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [EVOCODEC, "encode", clips / "bunny1080.mkv", "out.evc", "--strategy", "av1"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob(".*.partial.evc")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(2)  # into the encoder's own code, which Python cannot interrupt
+    process.send_signal(number)
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert said == "evocodec: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_candidate_of_the_docs_works_as_printed(evocodec: Evocodec, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "candidates.md").read_text()
+    sources = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL)
+    assert [name for name, _ in sources] == ["encoder.py", "decoder.py"]
+    for name, text in sources:
+        (tmp_path / name).write_text(text)
+    (tmp_path / "config.json").write_text("{}")
+    result = evocodec("try", tmp_path, "--max-frames", "2", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["status"] == "measured"
+    rates = [(point["kbps"], point["psnr_y"]) for point in facts["points"]]
+    assert rates == sorted(rates)
+    assert all(later > earlier for (_, earlier), (_, later) in pairwise(rates))
+
+
+def test_the_command_never_calls_home(evocodec: Evocodec, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['evocodec', 'results']\n"
+        "import flows.cli\n"
+        "try: flows.cli.main()\n"
+        "except SystemExit: pass\n"
+        "import flows.follow\n"
+        "from prefect._internal.analytics import is_telemetry_enabled\n"
+        "assert not is_telemetry_enabled()"
+    )
+    environment = {name: value for name, value in clean_environment().items() if name not in ("CI", "DO_NOT_TRACK")}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True)
 
 
 def test_unknown_strategy_preset_and_output(evocodec: Evocodec, clip: Path, evc: Path) -> None:
@@ -241,8 +326,10 @@ def test_no_server_at_the_given_url(evocodec: Evocodec) -> None:
 
 
 def test_campaign_settings_out_of_bounds(evocodec: Evocodec) -> None:
-    one_line(evocodec("run", "--candidates", "9"), 2, "candidates")
-    one_line(evocodec("run", "--campaign", "a/b"), 2, "name")
+    assert evocodec("run", "--candidates", "9").returncode == 2
+    assert evocodec("up", "--port", "70000").returncode == 2
+    one_line(evocodec("run", "--campaign", "a/b"), 2, "--campaign a/b")
+    one_line(evocodec("run", "--clip", "a.mp4", "--clip", "a.mp4"), 2, "twice")
     one_line(evocodec("run", "--designer", "oracle"), 2, "designer")
 
 

@@ -1,0 +1,138 @@
+"""`evocodec encode` and `decode`: files in and out, with progress, and nothing left behind when interrupted."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from codec.bitstream import EvcReader, describe
+from codec.config import CodecConfig
+from codec.decoding_agent import DecodedScene, DecodingAgent
+from codec.encoding_agent import EncodeReport, EncodingAgent
+from codec.errors import BadInputError, BitstreamError
+from codec.frames import Frames, VideoFormat
+from codec.video import VideoReader, open_video, write_video
+from codec.whole_file import whole_file
+
+Warn = Callable[[str], None]
+
+MID_GREY = 128
+
+
+def encode_file(source: Path, out: Path, config: CodecConfig, console: Console, warn: Warn) -> str:
+    """Compress `source` into `out`; the line to print. Raises BadInputError, also where `out` is no .evc name."""
+    if out.suffix.lower() != ".evc":
+        raise BadInputError(f"{out}: encode writes .evc files; give a name that ends in .evc")
+    _refuse_same_file(source, out)
+    with open_video(source) as reader, whole_file(out) as partial, partial.open("w+b") as sink:
+        with _bar(console, "encoding", reader.frame_count) as advance_to:
+            report = _interruptible(lambda: _encode(reader, config, sink, advance_to))
+        for warning in reader.warnings:  # complete only after the last frame
+            warn(f"{source}: {warning}")
+        size = sink.seek(0, os.SEEK_END)
+    kbps = size * 8 * float(reader.format.frame_rate) / report.frames / 1000
+    return f"{out}: {report.frames} frames in {len(report.scenes)} scenes, {size} bytes, {kbps:.1f} kbps"
+
+
+def decode_file(
+    source: Path, out: Path, console: Console, warn: Warn, *, verify: bool, conceal: bool
+) -> tuple[str, int]:
+    """Decompress `source` into `out`; the line to print and how many scenes were lost (always 0 without `conceal`).
+
+    A lost scene is mid-grey for its whole length, so that everything after it keeps its place.
+    """
+    _refuse_same_file(source, out)
+    with open_evc(source) as file:
+        header = EvcReader(file).header
+        lost = 0
+
+        def frames(advance_to: Callable[[int], None]) -> Iterator[Frames]:
+            nonlocal lost
+            for scene in DecodingAgent().decode(file, verify=verify, conceal=conceal):
+                if scene.frames is None:
+                    lost += 1
+                    warn(f"{source}: {scene.error}; shown as grey")
+                yield scene.frames if scene.frames is not None else _grey(header.video, scene)
+                advance_to(scene.entry.first_frame + scene.entry.frame_count)
+
+        with _bar(console, "decoding", header.frame_count) as advance_to:
+            count = write_video(out, header.video, frames(advance_to))
+    verified = ", every scene verified" if verify and not lost else ""
+    return f"{out}: {count} frames{verified}{f', {lost} scenes lost' if lost else ''}", lost
+
+
+def describe_file(source: Path) -> dict[str, Any]:
+    """What an .evc file says of itself; `error` tells the first thing wrong with it, or is None."""
+    with open_evc(source) as file:
+        facts = describe(file)
+    damaged = [index for index, scene in enumerate(facts["scenes"]) if not scene["crc_ok"]]
+    if facts["error"] is None and damaged:
+        facts["error"] = f"scene {damaged[0]} is damaged: its CRC does not match"
+    return facts
+
+
+@contextmanager
+def open_evc(path: Path) -> Iterator[BinaryIO]:
+    """The open file; errors of its syntax get its name."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
+    with file:
+        try:
+            yield file
+        except BitstreamError as error:
+            raise BitstreamError(f"{path}: {error}") from error
+
+
+def _encode(
+    reader: VideoReader, config: CodecConfig, sink: BinaryIO, advance_to: Callable[[int], None]
+) -> EncodeReport:
+    return EncodingAgent(config).encode(reader, reader.format, sink, advance_to)
+
+
+def _interruptible(work: Callable[[], EncodeReport]) -> EncodeReport:
+    """Run `work` in a thread and wait here: an encoder's C code can hold a whole scene before Python sees Ctrl-C."""
+    results: list[EncodeReport] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread, which raises it
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)  # a join without a timeout would not be interrupted
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _grey(video: VideoFormat, scene: DecodedScene) -> Frames:
+    count = scene.entry.frame_count
+    chroma = np.full((count, video.chroma_height, video.chroma_width), MID_GREY, np.uint8)
+    return Frames(np.full((count, video.height, video.width), MID_GREY, np.uint8), chroma, chroma)
+
+
+def _refuse_same_file(source: Path, out: Path) -> None:
+    if out.exists() and source.exists() and out.samefile(source):
+        raise BadInputError(f"{out}: is the input itself; give the output another name")
+
+
+@contextmanager
+def _bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda frames: progress.update(task, completed=frames)

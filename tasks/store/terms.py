@@ -1,0 +1,33 @@
+"""Under which terms a campaign may be taken up again: those whose numbers can be compared with the ones on record."""
+
+from __future__ import annotations
+
+from codec.errors import BadInputError
+from tasks.campaign import Campaign
+from tasks.store.store import Store
+
+# What may change between two runs of one campaign; anything else would mix numbers that cannot be compared.
+MAY_CHANGE = {
+    "iterations",
+    "candidates",
+    "hours",
+    "stop_when_met",
+    "experiment_timeout_seconds",
+    "store",
+    "targets",
+    "designer",
+}
+
+
+def require_same_terms(store: Store, campaign: Campaign) -> None:
+    """Raises BadInputError where `campaign` was begun under other terms."""
+    before = store.read_campaign(campaign.name)
+    if before is None:
+        return
+    fields = [name for name in Campaign.model_fields if name not in MAY_CHANGE]
+    changed = [name for name in fields if getattr(before, name) != getattr(campaign, name)]
+    if changed:
+        raise BadInputError(
+            f"campaign {campaign.name!r} was begun with other {', '.join(changed)}: use the same, or name this one "
+            "differently with --campaign"
+        )
