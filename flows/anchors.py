@@ -13,6 +13,7 @@ from tasks.campaign import Campaign, CandidateRef
 from tasks.dispatch.pending import pending
 from tasks.store.records import Status
 from tasks.store.store import Store
+from tasks.store.terms import require_same_frames
 
 FAILURES = tuple(status for status in get_args(Status) if status != "measured")
 
@@ -25,7 +26,7 @@ def anchors(
 ) -> dict[str, str]:
     """Measure each anchor that this campaign has not measured yet. Returns the status of each that was tried."""
     # Imported here for the same reason as in flows/experiment.py.
-    from tasks.execute.clips import load_clip
+    from tasks.execute.clips import clip_set_hash, load_clip
     from tasks.execute.harness import Progress
     from tasks.execute.step import execute
     from tasks.measure.anchors import anchor_candidates
@@ -41,6 +42,7 @@ def anchors(
     if not missing:
         return {}
     clips = [load_clip(name, campaign.max_frames) for name in campaign.clips]
+    require_same_frames(store.experiments(campaign.name), clip_set_hash(clips))
     artifact = ProgressArtifact(artifact_key("experiment", campaign.name))
     statuses: dict[str, str] = {}
     for number, ref in enumerate(missing):

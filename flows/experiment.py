@@ -12,6 +12,7 @@ from tasks.analyze.summary import artifact_key
 from tasks.campaign import Batch
 from tasks.candidate import Candidate
 from tasks.store.store import Store
+from tasks.store.terms import require_same_frames
 
 
 @flow(name="experiment", flow_run_name="{batch.campaign.name}: experiment")
@@ -20,7 +21,7 @@ def experiment(
 ) -> dict[str, str]:
     """Measure a batch of candidates and keep the records. Returns the status of each experiment."""
     # Imported here: the loop's process loads this module's neighbours and must never load torch or a codec.
-    from tasks.execute.clips import load_clip
+    from tasks.execute.clips import clip_set_hash, load_clip
     from tasks.execute.harness import Progress
     from tasks.execute.step import execute
     from tasks.store.step import persist
@@ -28,6 +29,7 @@ def experiment(
     campaign = batch.campaign
     store = Store.open(campaign.store)
     clips = [load_clip(name, campaign.max_frames) for name in campaign.clips]
+    require_same_frames(store.experiments(campaign.name), clip_set_hash(clips))
     for clip in clips:
         for warning in clip.warnings:
             get_run_logger().warning("%s: %s", clip.name, warning)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from codec.errors import BadInputError
 from tasks.campaign import Campaign
+from tasks.store.records import ExperimentRecord
 from tasks.store.store import Store
 
 # What may change between two runs of one campaign; anything else would mix numbers that cannot be compared.
@@ -17,6 +20,16 @@ MAY_CHANGE = {
     "targets",
     "designer",
 }
+
+
+def require_same_frames(records: Iterable[ExperimentRecord], clip_set_hash: str) -> None:
+    """Raises BadInputError where something in this campaign was measured on other frames under the same names."""
+    for record in records:
+        if record.status == "measured" and record.clip_set_hash != clip_set_hash:
+            raise BadInputError(
+                f"the clips have changed since {record.experiment_id} was measured on them: give the campaign "
+                "another name, or bring the old files back"
+            )
 
 
 def require_same_terms(store: Store, campaign: Campaign) -> None:

@@ -16,6 +16,8 @@ import imageio_ffmpeg
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterTags
+from prefect.deployments import run_deployment
+from prefect.states import Cancelling
 from running import EVOCODEC, clean_environment
 
 from codec.bitstream import EvcReader
@@ -168,12 +170,27 @@ def test_other_terms_under_the_same_name_are_refused(
     assert "was begun with other max_frames" in process.stderr
 
 
+def test_a_second_loop_on_a_running_campaign_gives_way(lab: LocalLab, tmp_path: Path) -> None:
+    campaign = Campaign(name="twin", store=str(tmp_path / "store"), max_frames=2, iterations=1, candidates=1)
+    with prefect_api(lab.api_url), get_client(sync_client=True) as client:
+        first = run_deployment(
+            "research-loop/evocodec",
+            parameters={"campaign": campaign.model_dump(mode="json")},
+            timeout=0,
+            as_subflow=False,
+        )
+        assert wait_until(lambda: client.read_flow_run(first.id).state.is_running())
+        second = run_loop(lab, campaign)
+        client.set_flow_run_state(first.id, Cancelling())
+        assert wait_until(lambda: client.read_flow_run(first.id).state.is_final())
+    assert second.returncode != 0
+    assert "campaign 'twin' is running already" in second.stderr
+
+
 def test_a_late_batch_is_cancelled_and_recorded_as_infrastructure(lab: LocalLab, tmp_path: Path) -> None:
     from tasks.dispatch.step import wait
 
     with prefect_api(lab.api_url):
-        from prefect.deployments import run_deployment
-
         campaign = Campaign(name="late", store=str(tmp_path / "store"))
         run = run_deployment(
             "anchors/evocodec",
