@@ -44,13 +44,15 @@ def die_with(parent_pid: int) -> None:
 
 
 def drop_root(python_paths: Iterable[str]) -> None:
-    """Become an ordinary user if this is root; else do nothing. Raises SandboxError.
+    """Become an ordinary user if this is root, and one without capabilities in any case. Raises SandboxError.
 
     Root is exempt from the limit on threads, owns half of the files, and may signal everyone.
     """
-    if os.geteuid() != 0 and os.getuid() != 0:
-        return
     walled = list(_only_for_root(python_paths))
+    if os.geteuid() != 0 and os.getuid() != 0:
+        # A container may have granted some; the one exception is the one below.
+        _set_capabilities(_effective_capabilities() & (1 << CAP_DAC_READ_SEARCH if walled else 0))
+        return
     uid = FIRST_UID + os.getpid() % UIDS
     try:
         prctl(PR_SET_KEEPCAPS, bool(walled))
