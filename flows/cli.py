@@ -174,12 +174,19 @@ def try_command(
     folder: Annotated[Path, typer.Argument(help="A candidate: encoder.py, decoder.py, config.json.")],
     clip: ClipOption = None,
     max_frames: Annotated[int, typer.Option(min=1, max=3600, help="Use only this many frames of each clip.")] = 128,
+    unsafe_no_sandbox: Annotated[
+        bool,
+        typer.Option(
+            "--unsafe-no-sandbox", help="Run the code as you, with all your rights. Never code you have not read."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Put one hand-written candidate through the full evaluator, without a server and without keeping a record."""
     from flows.commands.try_folder import try_folder
 
-    if not try_folder(folder, clip or ["demo"], max_frames, _console(stderr=True), as_json=as_json):
+    console = _console(stderr=True)
+    if not try_folder(folder, clip or ["demo"], max_frames, console, as_json=as_json, unsafe=unsafe_no_sandbox):
         raise typer.Exit(1)
 
 

@@ -36,6 +36,7 @@ def diagnose(store: str) -> list[Finding]:
         *_in_process_codecs(),
         *_ffmpeg(),
         _torch(),
+        *_sandbox(),
         _prefect(),
         _store(store),
         _disk(),
@@ -136,6 +137,21 @@ def _torch() -> Finding:
     if torch.cuda.is_available():
         return Finding("torch", True, f"{torch.__version__}, GPU {torch.cuda.get_device_name(0)}")
     return Finding("torch", True, f"{torch.__version__}, no GPU: candidates run on the CPU")
+
+
+def _sandbox() -> list[Finding]:
+    from tasks.execute import sandbox
+
+    found = [Finding(layer.name, layer.ok, layer.text) for layer in sandbox.layers()]
+    # What a layer claims is one thing, a process that has entered them all another.
+    command = "import os; from tasks.execute import sandbox; sandbox.enter('cpu', os.getppid())"
+    try:
+        trial = subprocess.run([sys.executable, "-I", "-c", command], capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return [*found, Finding("sandbox", False, "a process did not enter it within 60 s: free some of the machine")]
+    last_line = (trial.stderr.strip().splitlines() or [f"exit code {trial.returncode}"])[-1]
+    text = "entered; a file and a socket were refused" if trial.returncode == 0 else last_line
+    return [*found, Finding("sandbox", trial.returncode == 0, text)]
 
 
 def _prefect() -> Finding:

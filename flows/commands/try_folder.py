@@ -17,10 +17,12 @@ from tasks.execute.clips import load_clip
 from tasks.execute.harness import Progress as Stage
 
 
-def try_folder(folder: Path, clip_names: list[str], max_frames: int, console: Console, *, as_json: bool) -> bool:
+def try_folder(
+    folder: Path, clip_names: list[str], max_frames: int, console: Console, *, as_json: bool, unsafe: bool = False
+) -> bool:
     """Evaluate the candidate in `folder`, print what was measured. Returns whether it was `measured`.
 
-    Raises BadInputError where the folder is no candidate or a clip cannot be read.
+    Raises BadInputError where the folder is no candidate, a clip cannot be read, or `unsafe` is refused.
     """
     candidate = Candidate.load(folder)
     campaign = Campaign(name="try", clips=tuple(clip_names), max_frames=max_frames)
@@ -36,7 +38,7 @@ def try_folder(folder: Path, clip_names: list[str], max_frames: int, console: Co
         def show(stage: Stage) -> None:
             bar.update(task, completed=stage.done / stage.total, description=stage.text)
 
-        attempt = run_attempt(candidate, ref, campaign, clips, on_progress=show)
+        attempt = run_attempt(candidate, ref, campaign, clips, on_progress=show, unsafe=unsafe)
     if as_json:
         print(json.dumps(_facts(attempt), indent=2))
     else:

@@ -2,7 +2,7 @@
 
 Started by `tasks.execute.isolation` as `python -m tasks.execute.child <answer fd> <parent pid>`, the job on stdin.
 Owns the framing of job and answer and the layout of the tensor; whoever reads the answer trusts nothing of it.
-Imports only the standard library until the limits stand.
+Imports only the standard library until the limits and, where it is asked for, the sandbox stand.
 
     job on stdin    length of header · header as JSON · payload          (JOB_HEADER_LENGTH)
     answer          READY · status, length, length · output · extra      (ANSWER_HEADER)
@@ -20,7 +20,6 @@ one call of the module makes one 1920×1080 frame. thop counts that call; FlopCo
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib
 import importlib.abc
@@ -30,8 +29,6 @@ import json
 import math
 import mmap
 import os
-import resource
-import signal
 import struct
 import sys
 import traceback
@@ -40,6 +37,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from tasks.execute import sandbox
+from tasks.execute.sandbox import limits, privileges
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,8 +57,6 @@ OPERATION_COUNTS: Final = struct.Struct("<dd")  # thop per 1080p frame, FlopCoun
 MAX_CLAIMS: Final = 32
 MAX_CLAIM_CHARS: Final = 100
 
-PR_SET_PDEATHSIG: Final = 1  # prctl(2)
-
 
 class ContractError(Exception):
     """The candidate's function does not exist or did not return what it must."""
@@ -72,12 +70,15 @@ class Answer:
 
 
 def main(answer_fd: int, parent_pid: int) -> None:
-    _die_with(parent_pid)
+    privileges.die_with(parent_pid)
     job = memoryview(mmap.mmap(sys.stdin.fileno(), 0, access=mmap.ACCESS_READ))
     (length,) = JOB_HEADER_LENGTH.unpack_from(job)
     payload_at = JOB_HEADER_LENGTH.size + length
     header = json.loads(bytes(job[JOB_HEADER_LENGTH.size : payload_at]))
-    _bound(header["memory_bytes"], header["cpu_seconds"], header["open_files"])
+    profile = header["profile"]
+    limits.bound(header["memory_bytes"], header["cpu_seconds"], header["open_files"], strict=profile is not None)
+    if profile is not None:
+        sandbox.enter(profile, parent_pid)
     sys.meta_path.insert(0, CandidateSources(header["sources"]))
 
     stream = os.fdopen(answer_fd, "wb", buffering=0)
@@ -212,28 +213,6 @@ class CandidateSources(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader
 
     def get_code(self, fullname: str) -> Any:
         return compile(self.get_source(fullname), f"{fullname}.py", "exec", dont_inherit=True)
-
-
-def _die_with(parent_pid: int) -> None:
-    """Be killed when the thread that started this process ends, however it ends. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it ended before the request was made
-        os._exit(1)
-
-
-def _bound(memory_bytes: int, cpu_seconds: int, open_files: int) -> None:
-    # RLIMIT_DATA and not RLIMIT_AS: CUDA and torch reserve far more address space than they use.
-    for limit, value in (
-        (resource.RLIMIT_DATA, memory_bytes),
-        (resource.RLIMIT_FSIZE, memory_bytes),
-        (resource.RLIMIT_CPU, cpu_seconds),
-        (resource.RLIMIT_NOFILE, open_files),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(limit)[1]
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (bound, bound))
 
 
 def _device() -> str:

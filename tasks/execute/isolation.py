@@ -1,17 +1,18 @@
-"""Where a candidate's code runs: the one interface, and plain process separation behind it.
+"""Where a candidate's code runs: the one interface, and behind it the strict sandbox and plain process separation.
 
 Owns starting, bounding, watching and ending one child process per job. What runs inside, and the framing of job
 and answer, is `tasks.execute.child`'s; what an answer means is `tasks.execute.harness`'s.
 
-Invariants of ProcessIsolation:
+Invariants of both:
 - the child sees the job and nothing else: a replaced environment, an empty working folder, no file but its own;
 - the child's bytes are opaque here: fixed framing, capped while they are read, never parsed or unpickled;
 - its stdout and stderr are a log, of which the end is kept;
 - whatever happens, also an exception in this process, the child's whole process group is dead, the child reaped
   and every descriptor closed before `run` returns. If this process dies itself, the kernel kills the child.
 
-It is no sandbox: the code runs as the same user, can read the user's files, use the network, and start a process
-that leaves the group. It holds against mistakes, not against malice.
+Process separation alone is no sandbox: the code runs as the same user, can read the user's files, use the network, and
+start a process that leaves the group. It holds against mistakes, not against malice. SandboxIsolation adds
+`tasks.execute.sandbox`, which the child enters before it imports anything that is not Python's own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from typing import Any, BinaryIO, Final, Literal, Protocol
 
 from tasks.campaign import Limits
 from tasks.execute import child
+from tasks.execute.sandbox import Profile
 
 Role = Literal["encode", "decode", "operations"]
 OutcomeStatus = Literal["ok", "invalid", "crashed", "timeout", "memory", "oversized", "stopped", "unready"]
@@ -52,6 +54,7 @@ POLL_SECONDS: Final = 0.1
 READ_BYTES: Final = 64 * 1024  # what a pipe holds
 MAX_OPEN_FILES: Final = 256
 MAX_REASON_CHARS: Final = 300
+NVIDIA_DEVICE: Final = "/dev/nvidiactl"
 
 # All that a child's environment holds, beside the folders of its own scratch space. One thread each: rate points
 # run side by side, and results must not depend on how many cores a machine has.
@@ -119,15 +122,18 @@ class Isolation(Protocol):
 
 
 class ProcessIsolation:
-    """A fresh Python process per job, in a session of its own and within rlimits. Many threads may use one."""
+    """A fresh Python process per job, in a session of its own and within rlimits. Many threads may use one.
 
-    name = "process"
+    `name` is "none" where a user gave up the sandbox for code that is not trusted: such results have no rank.
+    """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, name: Literal["process", "none"] = "process") -> None:
+        self.name: str = name
         self._limits = limits
+        self._profile: Profile | None = None
 
     def run(self, job: Job, stop: Callable[[], bool] | None = None) -> Outcome:
-        process = _ChildProcess(job, self._limits)
+        process = _ChildProcess(job, self._limits, self._profile)
         with contextlib.ExitStack() as stack:
             try:
                 process.start(stack)
@@ -138,11 +144,22 @@ class ProcessIsolation:
         return process.outcome(ending)
 
 
+class SandboxIsolation(ProcessIsolation):
+    """The same, and the process enters the strict sandbox first. Where that is not possible, jobs are "unready"."""
+
+    def __init__(self, limits: Limits, profile: Profile | None = None) -> None:
+        """`profile` is "gpu" where the machine has an NVIDIA device, unless told."""
+        super().__init__(limits)
+        self.name = "sandbox"
+        self._profile = profile or ("gpu" if Path(NVIDIA_DEVICE).exists() else "cpu")
+
+
 class _ChildProcess:
     """One child from start to end: start, watch, (killed and reaped by the stack), outcome."""
 
-    def __init__(self, job: Job, limits: Limits) -> None:
+    def __init__(self, job: Job, limits: Limits, profile: Profile | None) -> None:
         self._job = job
+        self._profile = profile
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
         self._answer = bytearray()
@@ -155,8 +172,11 @@ class _ChildProcess:
         """Start the process; `stack` ends it and frees all that it needed. Raises OSError."""
         folder = tempfile.TemporaryDirectory(prefix="evocodec-", ignore_cleanup_errors=True)
         scratch = Path(stack.enter_context(folder))
+        # In the sandbox the child is another user. It finds these folders, which stay empty, and cannot write there.
+        scratch.chmod(0o711)
         for name in ("home", "tmp", "cache", "work"):
             (scratch / name).mkdir()
+            (scratch / name).chmod(0o755)
         job = stack.enter_context(_unlinked_file(scratch / "job", self._job_parts()))
         self._answer_pipe, answer_end = _pipe(stack)
         self._log_pipe, log_end = _pipe(stack)
@@ -317,6 +337,7 @@ class _ChildProcess:
                 # A backstop behind the wall clock, for all cores: encoders have threads of their own.
                 "cpu_seconds": int((STARTUP_SECONDS + self._job.wall_seconds) * (os.cpu_count() or 1)) + 1,
                 "open_files": MAX_OPEN_FILES,
+                "profile": self._profile,
             }
         ).encode()
         return child.JOB_HEADER_LENGTH.pack(len(header)), header, self._job.payload

@@ -1,0 +1,115 @@
+"""The strict sandbox: what a process gives up, for good, before it runs code that nobody has read.
+
+Owns the layers, their order and the proof that they hold. Starting, watching and killing the process is
+`tasks.execute.isolation`'s. Imports the standard library only: it is entered before numpy and torch are imported, so
+that their start-up runs inside too.
+
+    rlimits        limits.py       how much memory, time, files and threads
+    privileges     privileges.py   root becomes an ordinary user; nothing can be gained back
+    Landlock       landlock.py     which files can be read; none can be written; no TCP, no signals out
+    seccomp        seccomp.py      which system calls exist at all
+
+Landlock bounds *what* an allowed call reaches, seccomp *which* calls there are; each alone leaves holes that the other
+closes. It fails closed: a missing layer is an error that names it and its remedy, never a weaker sandbox.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from tasks.execute.sandbox import landlock, privileges, seccomp
+from tasks.execute.sandbox.errors import SandboxError
+
+__all__ = ["Layer", "Profile", "SandboxError", "enter", "layers", "self_test"]
+
+Profile = Literal["cpu", "gpu"]
+
+# Shared libraries that torch, numpy and PyAV load late, with the loader's index of them.
+SYSTEM_LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
+# Kernel facts that C libraries ask for: how many cores there are, where random bytes and zeros come from.
+SYSTEM_FACTS: Final = ("/sys/devices/system/cpu", "/proc/cpuinfo", "/proc/meminfo", "/dev/urandom", "/dev/zero")
+NULL: Final = "/dev/null"
+# What CUDA's user-space driver opens. This profile is written from NVIDIA's documentation of container devices.
+GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/nvidia-uvm", *(f"/dev/nvidia{index}" for index in range(16)))
+GPU_FACTS: Final = ("/proc/driver/nvidia", "/sys/module/nvidia", "/sys/bus/pci", "/sys/devices/system/node")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer on this machine; `text` says what it offers or, if not `ok`, what to do."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+def enter(profile: Profile, parent_pid: int) -> None:
+    """Restrict this process and all its threads to come. There is no way back.
+
+    To be called while the process has one thread, after `limits.bound`. Raises SandboxError, naming the layer.
+    """
+    if sys.platform != "linux":
+        raise SandboxError("sandbox: needs Linux: run the worker in a Linux container or virtual machine")
+    import codec  # found through the project's folder, which cannot be listed from inside
+
+    readable = [*_python_paths(), *codec.__path__, *SYSTEM_LIBRARIES, *SYSTEM_FACTS, NULL]
+    usable: tuple[str, ...] = ()
+    if profile == "gpu":
+        readable += GPU_FACTS
+        usable = GPU_DEVICES
+    privileges.drop_root(_python_paths())
+    # Changing the uid makes the kernel forget that this process is to die with its parent.
+    privileges.die_with(parent_pid)
+    privileges.forbid_gaining()
+    landlock.restrict(readable, usable)
+    seccomp.restrict(with_devices=profile == "gpu")
+    self_test()
+
+
+def self_test() -> None:
+    """The two canaries: a file that every system lets everyone read, and a socket. Both must be refused."""
+    try:
+        os.close(os.open("/etc/passwd", os.O_RDONLY))
+    except PermissionError:
+        pass
+    else:
+        raise SandboxError("Landlock: /etc/passwd can still be read: report this kernel, and do not run candidates")
+    try:
+        socket.socket().close()
+    except PermissionError:
+        pass
+    else:
+        raise SandboxError("seccomp: a socket can still be opened: report this kernel, and do not run candidates")
+
+
+def layers() -> list[Layer]:
+    """What this machine offers, in the order of `enter`. Restricts nothing."""
+    if sys.platform != "linux":
+        return [Layer("sandbox", False, "needs Linux: run the worker in a Linux container or virtual machine")]
+    return [
+        Layer("rlimits", True, "memory, CPU time, open files, file size, core dumps, threads"),
+        Layer("uid", *privileges.state(_python_paths())),
+        Layer("no_new_privs", *privileges.gaining_state()),
+        Layer("landlock", *landlock.state()),
+        Layer("seccomp", *seccomp.state()),
+    ]
+
+
+def _python_paths() -> list[str]:
+    """The standard library and installed packages; no other entry of sys.path, such as a user's project.
+
+    Also a folder of packages that a .pth file of a virtual environment names.
+    """
+    installed = {entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")}
+    installed |= {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+    dynamic = importlib.util.find_spec("_ctypes")
+    if dynamic is not None and dynamic.origin and Path(dynamic.origin).is_absolute():
+        installed.add(str(Path(dynamic.origin).parent))
+    return sorted(installed)

@@ -1,0 +1,314 @@
+"""seccomp: which system calls exist for the process. What is not on the list is refused.
+
+Owns the list, with the reason for each group, and its translation into the kernel's filter language. An allow-list,
+because what Linux adds next year must be refused too. Refused calls answer EPERM, so that libraries that merely try one
+go on; calls of another instruction set kill, since no honest program makes them.
+Source: Documentation/userspace-api/seccomp_filter.rst of the Linux kernel; seccomp(2).
+
+What is missing on purpose: exec and fork; sockets of every kind; ptrace, process_vm_* and pidfd; io_uring, which runs
+calls past any filter; memfd, SysV and POSIX shared memory, keys and message queues, where one process could leave
+bits for the next; utime, chmod, chown, xattr, rename, link, unlink, truncate, locks, where it could leave them in
+files that it can only read; mincore and fadvise, which tell and steer the page cache; priorities, affinities,
+namespaces, mounts, modules, bpf and perf.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tasks.execute.sandbox.errors import SandboxError
+from tasks.execute.sandbox.kernel import prctl, syscall
+from tasks.execute.sandbox.syscall_numbers import AARCH64, X86_64
+
+ALWAYS: Final = (
+    # Data through descriptors that are already there or may be opened.
+    "read",
+    "write",
+    "readv",
+    "writev",
+    "pread64",
+    "preadv",
+    "lseek",
+    "close",
+    "close_range",
+    "dup",
+    "dup2",
+    "dup3",
+    # Looking at files. What their content is, Landlock decides; stat it does not govern.
+    "stat",
+    "fstat",
+    "lstat",
+    "newfstatat",
+    "statx",
+    "access",
+    "faccessat",
+    "faccessat2",
+    "readlink",
+    "readlinkat",
+    "getdents64",
+    "getcwd",
+    "statfs",
+    "fstatfs",
+    # Waiting, and talking between threads.
+    "pipe",
+    "pipe2",
+    "eventfd2",
+    "poll",
+    "ppoll",
+    "select",
+    "pselect6",
+    "epoll_create1",
+    "epoll_ctl",
+    "epoll_wait",
+    "epoll_pwait",
+    # Memory; how much of it, the limits decide.
+    "mprotect",
+    "munmap",
+    "mremap",
+    "madvise",
+    "brk",
+    "membarrier",
+    "get_mempolicy",
+    # Threads.
+    "futex",
+    "set_robust_list",
+    "get_robust_list",
+    "set_tid_address",
+    "rseq",
+    "sched_yield",
+    "sched_getaffinity",
+    "sched_getparam",
+    "sched_getscheduler",
+    "sched_get_priority_max",
+    "sched_get_priority_min",
+    "getcpu",
+    "exit",
+    "exit_group",
+    # Signals to itself.
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "rt_sigpending",
+    "rt_sigtimedwait",
+    "rt_sigsuspend",
+    "sigaltstack",
+    "restart_syscall",
+    "pause",
+    "alarm",
+    "setitimer",
+    "getitimer",
+    # Time.
+    "clock_gettime",
+    "clock_getres",
+    "clock_nanosleep",
+    "nanosleep",
+    "gettimeofday",
+    "time",
+    "times",
+    # Facts about itself and the machine.
+    "getpid",
+    "getppid",
+    "gettid",
+    "getuid",
+    "geteuid",
+    "getgid",
+    "getegid",
+    "getresuid",
+    "getresgid",
+    "getgroups",
+    "getpgid",
+    "getsid",
+    "getpgrp",
+    "uname",
+    "sysinfo",
+    "getrusage",
+    "getrlimit",
+    "getrandom",
+)
+
+# Memory that no file backs and that more than one process can hold counts towards no limit.
+SHARED_ANONYMOUS: Final = 0x01 | 0x20  # MAP_SHARED | MAP_ANONYMOUS
+# Exactly what glibc and musl ask for to start a thread: no other process, no namespace.
+THREAD_FLAGS: Final = (0x3D0F00, 0x7D0F00)
+# O_WRONLY, O_RDWR, O_CREAT, O_TRUNC: creating and truncating are refused here because Landlock below ABI 3 lets a
+# readable file be truncated. O_TMPFILE needs one of the first two.
+WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC: no locks, and no F_SETOWN, which sends signals.
+FCNTL: Final = (0, 1, 2, 3, 4, 1030)
+# TCGETS, FIONBIO, FIONREAD, FIONCLEX, FIOCLEX: Python asks the first of every file it opens.
+IOCTL: Final = (0x5401, 0x5421, 0x541B, 0x5450, 0x5451)
+# PR_SET_NAME, PR_GET_NAME, PR_SET_VMA: names of threads and of memory. Not PR_SET_PDEATHSIG: it dies with its parent.
+PRCTL: Final = (15, 16, 0x53564D41)
+# They answer "no such call", so that C libraries fall back to the older one, whose flags a filter can see.
+UNKNOWN: Final = ("clone3", "openat2")
+
+ARCHITECTURES: Final[Mapping[str, tuple[int, Mapping[str, int]]]] = {
+    "x86_64": (0xC000003E, X86_64),
+    "aarch64": (0xC00000B7, AARCH64),
+}
+# x32 shares x86_64's architecture; its calls carry this bit.
+X32_BIT: Final = 0x40000000
+
+SECCOMP_SET_MODE_FILTER: Final = 1
+SECCOMP_FILTER_FLAG_TSYNC: Final = 1
+SECCOMP_NUMBERS: Final = {"x86_64": 317, "aarch64": 277}
+PR_GET_SECCOMP: Final = 21
+ALLOW: Final = 0x7FFF0000
+REFUSE: Final = 0x00050000  # with the errno in the low bits
+KILL: Final = 0x80000000
+
+# Opcodes of classic BPF, and offsets into struct seccomp_data.
+LOAD, AND, JUMP_EQUAL, JUMP_ANY_BIT, RETURN = 0x20, 0x54, 0x15, 0x45, 0x06
+NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16
+
+REMEDY: Final = "use a kernel with CONFIG_SECCOMP_FILTER, and a container whose own seccomp profile lets seccomp(2)"
+
+_Instruction = tuple[int, int, int, int]  # opcode, jump if true, jump if false, constant
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Allowed where an argument, as 32 bits, is one of `values`."""
+
+    argument: int
+    values: tuple[int, ...]
+
+    def instructions(self) -> list[_Instruction]:
+        tests = [
+            step for value in self.values for step in ((JUMP_EQUAL, 0, 1, value & 0xFFFFFFFF), (RETURN, 0, 0, ALLOW))
+        ]
+        return [_load_argument(self.argument), *tests, (RETURN, 0, 0, REFUSE | errno.EPERM)]
+
+
+@dataclass(frozen=True)
+class NoneOf:
+    """Allowed where an argument has no bit of `mask`."""
+
+    argument: int
+    mask: int
+
+    def instructions(self) -> list[_Instruction]:
+        return [
+            _load_argument(self.argument),
+            (JUMP_ANY_BIT, 0, 1, self.mask),
+            (RETURN, 0, 0, REFUSE | errno.EPERM),
+            (RETURN, 0, 0, ALLOW),
+        ]
+
+
+@dataclass(frozen=True)
+class NotAllOf:
+    """Allowed where an argument lacks a bit of `mask`."""
+
+    argument: int
+    mask: int
+
+    def instructions(self) -> list[_Instruction]:
+        return [
+            _load_argument(self.argument),
+            (AND, 0, 0, self.mask),
+            (JUMP_EQUAL, 0, 1, self.mask),
+            (RETURN, 0, 0, REFUSE | errno.EPERM),
+            (RETURN, 0, 0, ALLOW),
+        ]
+
+
+Condition = OneOf | NoneOf | NotAllOf
+
+
+def conditions(pid: int, *, with_devices: bool) -> dict[str, Condition]:
+    """The calls that are allowed for some arguments only, in process `pid`."""
+    found: dict[str, Condition] = {
+        "open": NoneOf(1, WRITING),
+        "openat": NoneOf(2, WRITING),
+        "fcntl": OneOf(1, FCNTL),
+        "ioctl": OneOf(1, IOCTL),
+        "mmap": NotAllOf(3, SHARED_ANONYMOUS),
+        "clone": OneOf(0, THREAD_FLAGS),
+        "prctl": OneOf(0, PRCTL),
+        "prlimit64": OneOf(0, (0,)),  # its own limits only, and those cannot be raised
+        "kill": OneOf(0, (pid,)),
+        "tgkill": OneOf(0, (pid,)),
+    }
+    if with_devices:
+        # The driver's own calls are ioctls on its devices, which it opens for writing and shares memory with. Landlock
+        # decides which devices those are. Written from the driver's interface; not exercised by the tests.
+        found |= {"ioctl": NoneOf(1, 0), "mmap": NoneOf(3, 0)}
+        found |= {"open": NoneOf(1, os.O_CREAT | os.O_TRUNC), "openat": NoneOf(2, os.O_CREAT | os.O_TRUNC)}
+    return found
+
+
+def program(machine: str, pid: int, *, with_devices: bool = False) -> bytes:
+    """The filter for `machine` ("x86_64", "aarch64") as an array of struct sock_filter. Raises SandboxError."""
+    if machine not in ARCHITECTURES:
+        raise SandboxError(f"seccomp: no table for {machine!r}: use one of {', '.join(ARCHITECTURES)}")
+    architecture, numbers = ARCHITECTURES[machine]
+    steps: list[_Instruction] = [
+        (LOAD, 0, 0, ARCHITECTURE_AT),
+        (JUMP_EQUAL, 1, 0, architecture),
+        (RETURN, 0, 0, KILL),
+        (LOAD, 0, 0, NUMBER_AT),
+        (JUMP_ANY_BIT, 0, 1, X32_BIT),
+        (RETURN, 0, 0, KILL),
+    ]
+    for name in _known(ALWAYS, numbers):
+        steps += _on(numbers[name], [(RETURN, 0, 0, ALLOW)])
+    for name in _known(UNKNOWN, numbers):
+        steps += _on(numbers[name], [(RETURN, 0, 0, REFUSE | errno.ENOSYS)])
+    some = conditions(pid, with_devices=with_devices)
+    for name in _known(some, numbers):
+        steps += _on(numbers[name], some[name].instructions())
+    steps.append((RETURN, 0, 0, REFUSE | errno.EPERM))
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+
+def restrict(*, with_devices: bool = False) -> None:
+    """Put the filter on this process, for good. NO_NEW_PRIVS must be set. Raises SandboxError."""
+    machine = platform.machine()
+    if sys.maxsize < 2**32:
+        raise SandboxError("seccomp: no table for 32-bit programs: use a 64-bit Python")
+    filters = program(machine, os.getpid(), with_devices=with_devices)
+    code = ctypes.create_string_buffer(filters, len(filters))
+    description = struct.pack("@HP", len(filters) // 8, ctypes.addressof(code))
+    try:
+        syscall(
+            SECCOMP_NUMBERS[machine],
+            ctypes.c_uint(SECCOMP_SET_MODE_FILTER),
+            ctypes.c_uint(SECCOMP_FILTER_FLAG_TSYNC),
+            ctypes.create_string_buffer(description, len(description)),
+        )
+    except OSError as error:
+        raise SandboxError(f"seccomp: {error.strerror}: {REMEDY}") from error
+
+
+def state() -> tuple[bool, str]:
+    """Whether there are filters, and a table for this machine."""
+    machine = platform.machine()
+    if machine not in ARCHITECTURES:
+        return False, f"no table for {machine!r}: use one of {', '.join(ARCHITECTURES)}"
+    try:
+        prctl(PR_GET_SECCOMP)
+    except OSError as error:
+        return False, f"{error.strerror}: {REMEDY}"
+    allowed = [*_known(ALWAYS, ARCHITECTURES[machine][1]), *_known(conditions(0, with_devices=False), X86_64)]
+    return True, f"{len(allowed)} system calls allowed on {machine}"
+
+
+def _known(names: Iterable[str], numbers: Mapping[str, int]) -> list[str]:
+    return [name for name in names if name in numbers]
+
+
+def _on(number: int, then: list[_Instruction]) -> list[_Instruction]:
+    return [(JUMP_EQUAL, 0, len(then), number), *then]
+
+
+def _load_argument(index: int) -> _Instruction:
+    return LOAD, 0, 0, ARGUMENTS_AT + 8 * index  # the low half, on little-endian machines

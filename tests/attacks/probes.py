@@ -1,0 +1,152 @@
+"""Attacks that end quietly: each is a few lines that must raise OSError in the sandbox.
+
+One encoder and one decoder try them all, catch what comes, print what worked, and then behave: as an attacker would who
+does not want to be noticed. `harmless` marks those that a control may run without the sandbox, to show that they work.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Probe:
+    name: str
+    source: str
+    harmless: bool = True
+    otherwise: str = ""  # an answer beside EPERM and EACCES that means refused
+
+
+# `folder` is one that everybody may write to, with a file `secret` in it; `libc_call(number, ...)` raises OSError.
+PROBES = [
+    # network
+    Probe("inet socket", "socket.socket(socket.AF_INET)"),
+    Probe("inet6 socket", "socket.socket(socket.AF_INET6)"),
+    Probe("unix socket", "socket.socket(socket.AF_UNIX)"),
+    Probe("udp socket", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"),
+    Probe("netlink socket", "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)"),
+    Probe("socket pair", "socket.socketpair()"),
+    Probe("metadata address", "socket.create_connection(('169.254.169.254', 80), 1)", harmless=False),
+    # reading what is not the candidate's
+    Probe("a user's file", "open(folder + '/secret').read()"),
+    Probe("root's home", "os.listdir('/root')"),
+    Probe("passwords", "open('/etc/passwd').read()"),
+    Probe("parent's environment", "open(f'/proc/{os.getppid()}/environ', 'rb').read()"),
+    Probe("list of processes", "os.listdir('/proc')"),
+    Probe("parent's memory", "open(f'/proc/{os.getppid()}/mem', 'rb')"),
+    Probe("project folder", "os.listdir(project)"),
+    Probe("own job reopened", "open('/proc/self/fd/0', 'rb').read(1)"),
+    # leaving a bit for the decoder
+    Probe("new file", "open(folder + '/new', 'w')"),
+    Probe("temporary file", "tempfile.TemporaryFile()", otherwise="2"),
+    Probe("file in memory folder", "open('/dev/shm/evocodec-probe', 'w'); os.unlink('/dev/shm/evocodec-probe')"),
+    Probe("file in working folder", "open('here', 'w')"),
+    Probe("unnamed file", "os.open(folder, os.O_TMPFILE | os.O_RDWR)"),
+    Probe("append", "open(folder + '/secret', 'a')"),
+    Probe("truncate by path", "os.truncate(folder + '/secret', 3)"),
+    Probe("truncate by open", "os.open(folder + '/secret', os.O_RDONLY | os.O_TRUNC)"),
+    Probe("modification time", "os.utime(folder + '/secret', (1, 1))"),
+    Probe("modification time of a library", "os.utime(os.__file__)", harmless=False),
+    Probe("modification time of the job", "os.utime(0, (1, 1))"),
+    Probe("mode", "os.chmod(folder + '/secret', 0o666)"),
+    Probe("mode of the job", "os.fchmod(0, 0o644)"),
+    Probe(
+        "rename", "os.rename(folder + '/secret', folder + '/moved'); os.rename(folder + '/moved', folder + '/secret')"
+    ),
+    Probe("hard link", "os.link(folder + '/secret', folder + '/hard')"),
+    Probe("symbolic link", "os.symlink('x', folder + '/soft')"),
+    Probe("folder", "os.mkdir(folder + '/made')"),
+    Probe("pipe by name", "os.mkfifo(folder + '/fifo')"),
+    Probe("removal", "os.unlink(folder + '/secret'); os.close(os.open(folder + '/secret', os.O_CREAT))"),
+    Probe("file lock", "fcntl.flock(0, fcntl.LOCK_SH)"),
+    # other processes
+    Probe("fork", "os.fork() or os._exit(0)"),
+    Probe("exec", "subprocess.run(['/bin/true'], check=True)"),
+    Probe("spawn", "os.posix_spawn('/bin/true', ['true'], {})"),
+    Probe("signal to the parent", "os.kill(os.getppid(), 0)"),
+    Probe("signal to all", "os.kill(-1, 0)"),
+    Probe("signal by ownership", "fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())"),
+    Probe("priority of the parent", "os.setpriority(0, os.getppid(), os.getpriority(0, os.getppid()))"),
+    Probe("affinity of the parent", "os.sched_setaffinity(os.getppid(), os.sched_getaffinity(os.getppid()))"),
+    Probe("parent's death", "libc_call('prctl', 1, 0, 0, 0, 0)"),
+    Probe(
+        "more memory than allowed",
+        "resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))",
+        harmless=False,
+        otherwise="not allowed to raise maximum limit",
+    ),
+    Probe("limits of the parent", "resource.prlimit(os.getppid(), resource.RLIMIT_CORE)"),
+    Probe("root again", "os.setuid(0)", harmless=False),
+    Probe("shared memory without a file", "mmap.mmap(-1, 4096)"),
+]
+# Calls that Python has no function for. Numbers of x86_64.
+RAW = {
+    "keyring": (250, 0, -3, 0, 0, 0),
+    "new key": (248, 0, 0, 0, 0, 0),
+    "message queue": (68, 0, 0o600),
+    "posix message queue": (240, 0, 0, 0, 0),
+    "ptrace": (101, 16, 1, 0, 0),
+    "memory of others": (310, 1, 0, 0, 0, 0, 0),
+    "descriptor of a process": (434, 1, 0),
+    "file in memory": (319, b"name", 0),
+    "secret memory": (447, 0),
+    "io_uring": (425, 1, 0),
+    "namespace": (272, 0x10000000),
+    "mount": (165, 0, 0, 0, 0, 0),
+    "bpf": (321, 0, 0, 0),
+    "performance counters": (298, 0, 0, -1, -1, 0),
+    "userfaultfd": (323, 0),
+    "file by handle": (304, -100, 0, 0),
+    "page cache": (27, 0, 0, 0),
+    "process by clone": (56, 17, 0, 0, 0, 0),
+    "process by clone3": (435, 0, 0),
+    "open by openat2": (437, -100, 0, 0, 0),
+}
+# These answer ENOSYS, so that the C library falls back to a call that can be checked.
+UNKNOWN = {"process by clone3": "38", "open by openat2": "38"}
+if platform.machine() == "x86_64":
+    PROBES += [
+        Probe(name, f"libc_call('syscall', *{arguments!r})", harmless=False, otherwise=UNKNOWN.get(name, ""))
+        for name, arguments in RAW.items()
+    ]
+    PROBES.append(
+        Probe("SysV shared memory", "libc_call('syscall', 31, libc_call('syscall', 29, 0, 4096, 0o600), 0, 0)")
+    )
+
+_COMMON = """
+import ctypes, fcntl, mmap, os, resource, socket, subprocess, tempfile
+
+def libc_call(name, *arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    wide = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    result = getattr(libc, name)(*wide)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+def attack(role, folder, project, names, sources):
+    for name, source in zip(names, sources):
+        try:
+            exec(source, globals() | {"folder": folder, "project": project})
+        except OSError as error:
+            print(f"{role}|{name}|stopped|{error.errno}", flush=True)
+        except ValueError as error:  # what setrlimit makes of EPERM
+            print(f"{role}|{name}|stopped|{error}", flush=True)
+        else:
+            print(f"{role}|{name}|worked|", flush=True)
+"""
+_CALL = '    attack({role!r}, *(config[key] for key in ("folder", "project", "names", "sources")))\n'
+ENCODER = (
+    _COMMON
+    + "def compress_video_tensor(frames, config, device):\n"
+    + _CALL.format(role="encode")
+    + "    return {'compressed_data': frames.numpy().tobytes()}\n"
+)
+DECODER = (
+    _COMMON
+    + "import torch\ndef decompress_video_tensor(data, config, device):\n"
+    + _CALL.format(role="decode")
+    + "    frames = torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(1, 2, 3, 16, 16)\n"
+    + "    return {'reconstructed_frames': frames}\n"
+)
