@@ -300,7 +300,11 @@ def test_after_all_attacks_an_honest_candidate_is_measured() -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "preset"),
-    [("x264", "ultrafast"), pytest.param("x265", "ultrafast", marks=pytest.mark.slow), ("av1", "10")],
+    [
+        pytest.param("x264", "ultrafast", marks=pytest.mark.slow),
+        pytest.param("x265", "ultrafast", marks=pytest.mark.slow),
+        ("av1", "10"),
+    ],
 )
 def test_traditional_codecs_work_inside(strategy: str, preset: str) -> None:
     video = VideoFormat(64, 64, Fraction(25))

@@ -234,7 +234,7 @@ def test_a_cut_source_is_encoded_with_a_warning(evocodec: Evocodec, tmp_path: Pa
     assert "warning" in result.stderr or result.returncode == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_encode_stops_at_once_and_leaves_nothing(
     clips: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
