@@ -125,6 +125,7 @@ def _print_end(campaign: Campaign, store: Store, console: Console, home: Path, s
     report = (home / f"report-{campaign.name}.html").resolve()
     write_report(report, store, campaign.name)
     console.print(f"report   {report}", markup=False)
-    console.print(f"records  {campaign.store}  (evocodec results --campaign {campaign.name})", markup=False)
+    elsewhere = "" if campaign.store == str((home / "store").resolve()) else f" --store {campaign.store}"
+    console.print(f"records  {campaign.store}  (evocodec results --campaign {campaign.name}{elsewhere})", markup=False)
     console.print("UI       evocodec up, then http://127.0.0.1:4200" if local else "UI       stays on the server")
     console.print(f"took     {seconds:.0f} s")
