@@ -39,7 +39,9 @@ def write_clip(
         rows, columns = np.mgrid[0:height, 0:width]
         for number in range(frames):
             luma = ((rows + columns * 2 + number * 3) % 256).astype(np.uint8)
-            frame = av.VideoFrame.from_ndarray(np.dstack([luma] * 3), format="rgb24").reformat(format=pixel_format)
+            frame = av.VideoFrame.from_ndarray(np.dstack([luma] * 3), format="rgb24").reformat(
+                format=pixel_format, threads=1
+            )
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
