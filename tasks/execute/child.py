@@ -1,8 +1,8 @@
 """What runs inside a candidate's process: bounds itself, calls one function of the candidate, answers once.
 
-Started by `tasks.execute.isolation` as `python -m tasks.execute.child <answer fd> <parent pid>`, the job on stdin.
-Owns the framing of job and answer and the layout of the tensor; whoever reads the answer trusts nothing of it.
-Imports only the standard library until the limits and, where it is asked for, the sandbox stand.
+Forked by `tasks.execute.forkserver`, the job on descriptor 0 and the answer on ANSWER_FD. Owns the framing of job and
+answer and the layout of the tensor; whoever reads the answer trusts nothing of it. Installed packages are imported by
+then; nothing of the candidate is, until the limits and, where it is asked for, the sandbox stand.
 
     job on stdin    length of header · header as JSON · payload          (JOB_HEADER_LENGTH)
     answer          READY · status, length, length · output · extra      (ANSWER_HEADER)
@@ -31,6 +31,7 @@ import mmap
 import os
 import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+ANSWER_FD: Final = 3
 JOB_HEADER_LENGTH: Final = struct.Struct("<Q")
-READY: Final = b"R"
+READY: Final = struct.Struct("<cQ")  # b"R", nanoseconds on the machine's monotonic clock
 ANSWER_HEADER: Final = struct.Struct("<cQQ")  # status, bytes of output, bytes of extra
 OK, INVALID, CRASHED, MEMORY = b"K", b"I", b"X", b"M"
 MAX_EXTRA_BYTES: Final = 64 * 1024
@@ -69,7 +71,7 @@ class Answer:
     extra: bytes = b""
 
 
-def main(answer_fd: int, parent_pid: int) -> None:
+def main(parent_pid: int) -> None:
     privileges.die_with(parent_pid)
     job = memoryview(mmap.mmap(sys.stdin.fileno(), 0, access=mmap.ACCESS_READ))
     (length,) = JOB_HEADER_LENGTH.unpack_from(job)
@@ -81,12 +83,12 @@ def main(answer_fd: int, parent_pid: int) -> None:
         sandbox.enter(profile, parent_pid)
     sys.meta_path.insert(0, CandidateSources(header["sources"]))
 
-    stream = os.fdopen(answer_fd, "wb", buffering=0)
+    stream = os.fdopen(ANSWER_FD, "wb", buffering=0)
 
     def ready() -> None:
-        # From here on a failure is the candidate's.
+        # From here on a failure is the candidate's. The time is taken here and not where it is read, which may be late.
         sys.excepthook = functools.partial(_report, stream)
-        stream.write(READY)
+        stream.write(READY.pack(b"R", time.monotonic_ns()))
 
     answer = ROLES[header["role"]](header["arguments"], job[payload_at:], ready)
     sys.excepthook = sys.__excepthook__  # a second answer must never be written into the first
@@ -270,7 +272,3 @@ def _write(stream: BinaryIO, status: bytes, answer: Answer) -> None:
         rest = memoryview(part)
         while rest:
             rest = rest[stream.write(rest) :]
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
