@@ -4,18 +4,20 @@ Forked by `tasks.execute.forkserver`, the job on descriptor 0 and the answer on 
 answer and the layout of the tensor; whoever reads the answer trusts nothing of it. Installed packages are imported by
 then; nothing of the candidate is, until the limits and, where it is asked for, the sandbox stand.
 
-    job on stdin    length of header · header as JSON · payload          (JOB_HEADER_LENGTH)
+    job on stdin    length of header · header as JSON · weights · payload  (JOB_HEADER_LENGTH)
     answer          READY · status, length, length · output · extra      (ANSWER_HEADER)
 
     role        payload          calls                            output             extra
+    train       planar frames    train_codec                      weights            nothing
     encode      planar frames    compress_video_tensor            compressed_data    claims as JSON
     decode      compressed_data  decompress_video_tensor          planar frames      FRAMES_SHAPE
     operations  compressed_data  decompress_video_tensor and,     OPERATION_COUNTS   nothing
                                  where it exists, build_decoder
 
-`frames` lie in main memory; `device` is "cuda" where there is a GPU. Frames may come back from either.
-The module that `build_decoder(config)` returns may have a method `example_inputs()`: the tuple of inputs with which
-one call of the module makes one 1920×1080 frame. thop counts that call; FlopCounterMode counts the real decode.
+Where there are weights, `config["weights"]` holds them as bytes. `frames` lie in main memory; `device` is "cuda" where
+there is a GPU. Frames may come back from either. The module that `build_decoder(config)` returns may have a method
+`example_inputs()`: the tuple of inputs with which one call of the module makes one 1920×1080 frame. thop counts that
+call; FlopCounterMode counts the real decode.
 """
 
 from __future__ import annotations
@@ -75,8 +77,11 @@ def main(parent_pid: int) -> None:
     privileges.die_with(parent_pid)
     job = memoryview(mmap.mmap(sys.stdin.fileno(), 0, access=mmap.ACCESS_READ))
     (length,) = JOB_HEADER_LENGTH.unpack_from(job)
-    payload_at = JOB_HEADER_LENGTH.size + length
-    header = json.loads(bytes(job[JOB_HEADER_LENGTH.size : payload_at]))
+    weights_at = JOB_HEADER_LENGTH.size + length
+    header = json.loads(bytes(job[JOB_HEADER_LENGTH.size : weights_at]))
+    payload_at = weights_at + header["weights_bytes"]
+    if payload_at > weights_at:
+        header["arguments"]["config"]["weights"] = bytes(job[weights_at:payload_at])
     profile = header["profile"]
     limits.bound(header["memory_bytes"], header["cpu_seconds"], header["open_files"], strict=profile is not None)
     if profile is not None:
@@ -95,6 +100,23 @@ def main(parent_pid: int) -> None:
     _write(stream, OK, answer)
     # No atexit handlers and no waiting for the candidate's threads: the answer is out.
     os._exit(0)
+
+
+def train(arguments: Mapping[str, Any], payload: memoryview, ready: Callable[[], None]) -> Answer:
+    import torch
+
+    clips, at = [], 0
+    for count, height, width in arguments["clips"]:
+        end = at + count * (width * height + 2 * ((width + 1) // 2) * ((height + 1) // 2))
+        clips.append(torch.from_numpy(to_tensor(payload[at:end], width, height)))
+        at = end
+    device = _device()
+    ready()
+    train_codec = _function("trainer", "train_codec")
+    weights = train_codec(clips, arguments["config"], device)
+    if not isinstance(weights, bytes):
+        raise ContractError(f"train_codec() must return bytes, not {type(weights).__name__}")
+    return Answer(len(weights), [weights])
 
 
 def encode(arguments: Mapping[str, Any], payload: memoryview, ready: Callable[[], None]) -> Answer:
@@ -155,6 +177,7 @@ def operations(arguments: Mapping[str, Any], payload: memoryview, ready: Callabl
 
 
 ROLES: Final[Mapping[str, Callable[[Mapping[str, Any], memoryview, Callable[[], None]], Answer]]] = {
+    "train": train,
     "encode": encode,
     "decode": decode,
     "operations": operations,

@@ -33,7 +33,7 @@ from tasks.campaign import Limits
 from tasks.execute import child, forkserver
 from tasks.execute.sandbox import Profile
 
-Role = Literal["encode", "decode", "operations"]
+Role = Literal["train", "encode", "decode", "operations"]
 OutcomeStatus = Literal["ok", "invalid", "crashed", "timeout", "memory", "oversized", "stopped", "unready"]
 # Why watching a child ended: its answer is complete, it ended by itself, or it is to be killed.
 Ending = Literal["answered", "ended", "timeout", "memory", "oversized", "stopped"]
@@ -60,10 +60,11 @@ class Job:
     """One call of a candidate's function in a process of its own.
 
     sources           source text by file name; all that can be imported beside what is installed
-    payload           bytes the function works on: planar frames for "encode", else the compressed data
-    arguments         JSON: `config`, and for "encode" also `width` and `height`
+    payload           bytes the function works on: planar frames for "train" and "encode", else the compressed data
+    arguments         JSON: `config`; for "encode" also `width` and `height`, for "train" `clips`: their [T, H, W]
     wall_seconds      counted from the child's ready mark: importing torch is no fault of the candidate
     max_output_bytes  a longer answer is not read
+    weights           what a trainer made; empty where there was none
     """
 
     role: Role
@@ -72,6 +73,7 @@ class Job:
     arguments: Mapping[str, Any]
     wall_seconds: float
     max_output_bytes: int
+    weights: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -330,9 +332,10 @@ class _ChildProcess:
                 "cpu_seconds": int((STARTUP_SECONDS + self._job.wall_seconds) * (os.cpu_count() or 1)) + 1,
                 "open_files": MAX_OPEN_FILES,
                 "profile": self._profile,
+                "weights_bytes": len(self._job.weights),
             }
         ).encode()
-        return child.JOB_HEADER_LENGTH.pack(len(header)), header, self._job.payload
+        return child.JOB_HEADER_LENGTH.pack(len(header)), header, self._job.weights, self._job.payload
 
     def _unshared_kb(self) -> int:
         """Memory of the child that no file backs, with the shared mappings that RLIMIT_DATA does not count."""
