@@ -23,7 +23,7 @@ from codec.complexity import per_1080p_frame
 from tasks.campaign import Limits
 from tasks.candidate import Candidate
 from tasks.execute import child
-from tasks.execute.clips import LoadedClip
+from tasks.execute.clips import ClipShape, LoadedClip
 from tasks.execute.isolation import Isolation, Job, Outcome, OutcomeStatus, Role
 from tasks.store.records import Status
 
@@ -130,18 +130,18 @@ class Agents:
         )
         return Encoded(outcome.output, _checked_claims(outcome, where), outcome.seconds, outcome.log)
 
-    def decode(self, bitstream: bytes, clip: LoadedClip, quality: float) -> Decoded:
-        """`clip` says which size and count the frames must have; the decoder is not told."""
-        where = _where(clip, quality)
+    def decode(self, bitstream: bytes, shape: ClipShape, quality: float) -> Decoded:
+        """`shape` is what the frames must have; the decoder is not told."""
+        where = _where(shape, quality)
         outcome = self._run(
             "decode",
             where,
             payload=bitstream,
             arguments={"config": self._config(quality)},
             wall_seconds=self.limits.decode_seconds,
-            max_output_bytes=len(clip.planar),
+            max_output_bytes=shape.planar_bytes,
         )
-        _check_frames(outcome, clip, where)
+        _check_frames(outcome, shape, where)
         return Decoded(outcome.output, outcome.seconds, outcome.log)
 
     def count_operations(self, bitstream: bytes, clip: LoadedClip, quality: float) -> Operations:
@@ -191,7 +191,7 @@ class Agents:
         return outcome
 
 
-def _where(clip: LoadedClip, quality: float) -> str:
+def _where(clip: LoadedClip | ClipShape, quality: float) -> str:
     return f"{clip.name} at quality {quality:g}"
 
 
@@ -203,18 +203,17 @@ def _checked_claims(encoded: Outcome, where: str) -> str:
         raise Failed("invalid", "encode", f"encode of {where}: its claims are not JSON", encoded.log) from error
 
 
-def _check_frames(decoded: Outcome, clip: LoadedClip, where: str) -> None:
-    video = clip.video
-    expected = (len(clip.frames), video.height, video.width)
+def _check_frames(decoded: Outcome, shape: ClipShape, where: str) -> None:
+    expected = (shape.frames, shape.height, shape.width)
     if len(decoded.extra) != child.FRAMES_SHAPE.size or child.FRAMES_SHAPE.unpack(decoded.extra) != expected:
         raise Failed(
             "invalid", "decode", f"decode of {where}: {_said_shape(decoded)}, not {_shape(*expected)}", decoded.log
         )
-    if len(decoded.output) != len(clip.planar):
+    if len(decoded.output) != shape.planar_bytes:
         raise Failed(
             "invalid",
             "decode",
-            f"decode of {where}: {len(decoded.output)} bytes of frames, not {len(clip.planar)}",
+            f"decode of {where}: {len(decoded.output)} bytes of frames, not {shape.planar_bytes}",
             decoded.log,
         )
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from codec.errors import BadInputError
 from codec.frames import Frames, VideoFormat
+from codec.quality import psnr, squared_error
 from tasks.campaign import Limits
 
 DEMO: Final = "demo"
@@ -40,6 +41,20 @@ class Scene:
     @property
     def span(self) -> slice:
         return slice(self.first_frame, self.first_frame + self.frames)
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """What a decoder's answer must look like; all that is known of a clip where its frames are not."""
+
+    name: str
+    frames: int
+    width: int
+    height: int
+
+    @property
+    def planar_bytes(self) -> int:
+        return self.frames * VideoFormat(self.width, self.height, Fraction(1)).frame_bytes
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,10 @@ class LoadedClip:
     def frames(self) -> Frames:
         """Views of `planar`, not copies."""
         return Frames.from_bytes(self.planar, self.video)
+
+    @property
+    def shape(self) -> ClipShape:
+        return ClipShape(self.name, len(self.frames), self.video.width, self.video.height)
 
     @cached_property
     def scenes(self) -> tuple[Scene, ...]:
@@ -155,6 +174,12 @@ def mirrored(clip: LoadedClip) -> LoadedClip:
 def excerpt(clip: LoadedClip, frames: int) -> LoadedClip:
     """Its first frames."""
     return LoadedClip.of(clip.name, clip.video, clip.frames[:frames])
+
+
+def luma_psnr(planar: bytes, clip: LoadedClip) -> float:
+    """PSNR-Y in dB of decoded planar frames of the clip's shape."""
+    luma = clip.frames.y
+    return psnr(squared_error(luma, Frames.from_bytes(planar, clip.video).y) / luma.size)
 
 
 def clip_set_hash(clips: Iterable[LoadedClip]) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from codec.errors import BadInputError, BitstreamError, MeasurementError
@@ -60,6 +60,15 @@ class Evaluation:
     points: tuple[PointRecord, ...] = ()
     scenes: tuple[SceneRecord, ...] = ()
     bitstreams: dict[str, bytes] = field(default_factory=dict)
+
+    def with_points_of(self, other: Evaluation) -> Evaluation:
+        """The two as one, with the log of this one alone."""
+        return replace(
+            self,
+            points=self.points + other.points,
+            scenes=self.scenes + other.scenes,
+            bitstreams=self.bitstreams | other.bitstreams,
+        )
 
 
 def evaluate(
@@ -179,7 +188,7 @@ class _Experiment:
     def run_point(self, clip: LoadedClip, quality: float, count_operations: bool) -> _PointResult:
         """Encode, decode and score one point. Raises Failed."""
         encoded = self.agents.encode(clip, quality)
-        decoded = self.agents.decode(encoded.bitstream, clip, quality)
+        decoded = self.agents.decode(encoded.bitstream, clip.shape, quality)
         coded = CodedClip(
             quality=quality,
             bitstream=encoded.bitstream,

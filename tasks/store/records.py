@@ -142,3 +142,8 @@ class SceneRecord(Row):
     kbps: float | None = None
     psnr_y: float
     ssim_y: float
+
+
+def verification_id(experiment_id: str) -> str:
+    """The id under which decoding this experiment again is recorded."""
+    return f"{experiment_id}.verified"
