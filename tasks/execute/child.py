@@ -38,7 +38,9 @@ from fractions import Fraction
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from codec.strategies import vvc_encoder
 from tasks.execute import sandbox
+from tasks.execute.broker_wire import BrokerClient
 from tasks.execute.sandbox import limits, privileges
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ def main(answer_fd: int, parent_pid: int) -> None:
     limits.bound(header["memory_bytes"], header["cpu_seconds"], header["open_files"], strict=profile is not None)
     if profile is not None:
         sandbox.enter(profile, parent_pid)
+    if header["broker_fds"] is not None:
+        vvc_encoder.use(BrokerClient(*header["broker_fds"]))
     sys.meta_path.insert(0, CandidateSources(header["sources"]))
 
     stream = os.fdopen(answer_fd, "wb", buffering=0)
