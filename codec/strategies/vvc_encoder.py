@@ -133,7 +133,7 @@ def encode_with_ffmpeg(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            preexec_fn=before_exec,  # noqa: PLW1509 - only the broker gives one, and has no threads
+            preexec_fn=before_exec,  # safe where there are no threads, as in the broker, which alone gives one
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise EncodeError(f"vvc cannot start ffmpeg, which it needs to encode: {error}") from error
@@ -161,7 +161,8 @@ def find_ffmpeg() -> str:
 def command(ffmpeg: str, settings: Settings) -> list[str]:
     """ffmpeg's command line: pictures in, the stream out, and no file."""
     primaries, transfer, matrix = settings.color
-    tags = f"color_primaries={primaries}:color_trc={transfer}:colorspace={matrix}:range={2 if settings.full_range else 1}"
+    color_range = 2 if settings.full_range else 1
+    tags = f"color_primaries={primaries}:color_trc={transfer}:colorspace={matrix}:range={color_range}"
     return [
         *(ffmpeg, "-nostdin", "-hide_banner", "-loglevel", "error"),
         *("-f", "rawvideo", "-pix_fmt", "yuv420p10le", "-s", f"{settings.width}x{settings.height}"),

@@ -14,7 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
 import sys
 import traceback
@@ -33,9 +33,7 @@ MAX_REQUESTS: Final = 1024
 MAX_REASON_CHARS: Final = 500
 
 
-def main(
-    request_fd: int, response_fd: int, parent_pid: int, memory_bytes: int, cpu_seconds: int, ffmpeg: str
-) -> None:
+def main(request_fd: int, response_fd: int, parent_pid: int, memory_bytes: int, cpu_seconds: int, ffmpeg: str) -> None:
     privileges.die_with(parent_pid)
     limits.bound(memory_bytes, cpu_seconds, MAX_OPEN_FILES, strict=True)
     sandbox.enter_as_broker(ffmpeg, parent_pid)
@@ -51,7 +49,7 @@ def main(
     os._exit(0)
 
 
-def serve(requests: BinaryIO, responses: BinaryIO, ffmpeg: str) -> None:
+def serve(requests: io.BufferedReader | io.BytesIO, responses: BinaryIO, ffmpeg: str) -> None:
     """Answer requests until there are no more, one is malformed, or there were too many."""
     own_pid = os.getpid()
     for _ in range(MAX_REQUESTS):
@@ -79,11 +77,11 @@ def respond(responses: BinaryIO, status: bytes, content: bytes) -> None:
     responses.flush()
 
 
-def _pieces(requests: BinaryIO, length: int) -> Iterator[bytes]:
+def _pieces(requests: io.BufferedReader | io.BytesIO, length: int) -> Iterator[bytes]:
     """The next `length` bytes as they come. Where they end early the encoder has gone, and so has the reason to go on:
     this process ends, and ffmpeg with it."""
     while length:
-        piece = requests.read1(min(length, READ_BYTES))  # type: ignore[attr-defined] - of a BufferedReader
+        piece = requests.read1(min(length, READ_BYTES))
         if not piece:
             os._exit(0)
         length -= len(piece)
@@ -95,4 +93,5 @@ def _line(error: EncodeError) -> bytes:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:6]), sys.argv[6])
+    in_fd, out_fd, parent, memory, seconds = map(int, sys.argv[1:6])
+    main(in_fd, out_fd, parent, memory, seconds, sys.argv[6])

@@ -13,6 +13,7 @@ Imports only the standard library until the limits and, where it is asked for, t
     operations  compressed_data  decompress_video_tensor and,     OPERATION_COUNTS   nothing
                                  where it exists, build_decoder
 
+In the sandbox an encoder is also given two pipes to its VVC broker, which `codec.strategies` use: `broker_wire`.
 `frames` lie in main memory; `device` is "cuda" where there is a GPU. Frames may come back from either.
 The module that `build_decoder(config)` returns may have a method `example_inputs()`: the tuple of inputs with which
 one call of the module makes one 1920×1080 frame. thop counts that call; FlopCounterMode counts the real decode.

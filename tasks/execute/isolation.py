@@ -12,8 +12,8 @@ Invariants of both:
 
 Process separation alone is no sandbox: the code runs as the same user, can read the user's files, use the network, and
 start a process that leaves the group. It holds against mistakes, not against malice. SandboxIsolation adds
-`tasks.execute.sandbox`, which the child enters before it imports anything that is not Python's own, and gives an encoder
-`tasks.execute.broker_standby`'s broker, because VVC needs a program that the sandbox does not let it start.
+`tasks.execute.sandbox`, which the child enters before it imports anything that is not Python's own, and gives the
+encoder `tasks.execute.broker_standby`'s broker, because VVC needs a program that the sandbox does not let it start.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Outcome:
     """What came of a job.
 
     status       "ok"; "invalid" (the function broke its contract); "crashed"; "timeout"; "memory";
-                 "oversized"; "stopped" (on request); "unready" (it never came to run the candidate's code)
+                 "oversized"; "stopped" (on request); "unready" (it never came to run the candidate's code, or the
+                 broker that it asked for could not run)
     output       the answer where status is "ok", else empty
     extra        what the child said beside it; untrusted; empty where status is not "ok"
     log          the end of stdout and stderr

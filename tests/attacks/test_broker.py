@@ -1,4 +1,4 @@
-"""Hostile encoders against the VVC broker: refused or ended, nothing is left running, and honest ones get their bytes."""
+"""Hostile encoders against the VVC broker: refused or ended, nothing is left, and honest ones get their bytes."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Encoder:
 
 @contextmanager
 def connected(memory_mb: int = 1024, cpu_seconds: int = 60) -> Iterator[Encoder]:
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
     with Path(os.devnull).open("wb") as log:
         with ExitStack() as stack:
             standby = stack.enter_context(BrokerStandby(memory_mb << 20, cpu_seconds, log.fileno()))
@@ -129,12 +129,13 @@ def connected(memory_mb: int = 1024, cpu_seconds: int = 60) -> Iterator[Encoder]
             yield encoder
             running = encoder.started()
         await_end(running)
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     assert standby.failure == ""
 
 
 def header(**changed: int) -> bytes:
-    names = "width height frames rate per qp preset primaries transfer matrix full_range options".split()
+    names = ["width", "height", "frames", "rate", "per", "qp", "preset"]
+    names += ["primaries", "transfer", "matrix", "full_range", "options"]
     fields = dict(zip(names, HEADER.unpack(pack(SETTINGS))[1:], strict=True))
     return HEADER.pack(b"VVC1", *(fields | changed).values())
 
@@ -183,8 +184,7 @@ def test_a_broker_that_was_sent_garbage_answers_and_ends() -> None:
         assert encoder.receive() == (REFUSED, b"vvc request does not begin as one")
         assert encoder.receive() == (b"", b"")
         with pytest.raises(BrokenPipeError):
-            for _ in range(100):
-                encoder.send(b"\xff" * 65536)
+            encoder.send(bytes(10 << 20))
 
 
 def test_two_requests_in_one_write_and_a_lying_length(outside: bytes) -> None:
@@ -404,7 +404,7 @@ def pipes():
 """
 
 
-def encode(body: str, seconds: float = 20, stop: Callable[[], bool] | None = None) -> Outcome:
+def encode(body: str, seconds: float = 60, stop: Callable[[], bool] | None = None) -> Outcome:
     indented = "".join(f"    {line}\n" for line in body.strip().split("\n"))
     source = f"{HONEST}{PIPES}import fcntl, time\ndef compress_video_tensor(frames, config, device):\n{indented}"
     arguments = {"config": {"request": list(header(frames=1000) + PIXELS)}, "width": 64, "height": 64}
@@ -449,9 +449,11 @@ def test_a_stalled_request_ends_with_its_job_and_the_next_job_gets_its_bytes() -
 
 
 def test_the_decoder_has_no_pipe_but_its_answers() -> None:
-    source = f"{PIPES}\ndef decompress_video_tensor(data, config, device):\n    raise RuntimeError(f'pipes {{pipes()}}')\n"
+    source = (
+        f"{PIPES}\ndef decompress_video_tensor(data, config, device):\n    raise ValueError(f'pipes {{pipes()}}')\n"
+    )
     outcome = SandboxIsolation(LIMITS).run(Job("decode", {"decoder.py": source}, b"", {"config": {}}, 20, 1000))
-    assert (outcome.status, outcome.reason) == ("crashed", "RuntimeError: pipes []")
+    assert (outcome.status, outcome.reason) == ("crashed", "ValueError: pipes []")
 
 
 @pytest.mark.slow
@@ -460,7 +462,7 @@ def test_the_decoder_has_no_pipe_but_its_answers() -> None:
     [
         ("os.write(pipes()[0], bytes(config['request']))\nos._exit(0)", "crashed", "without its answer"),
         ("os.write(pipes()[0], bytes(config['request']))\nreturn {'compressed_data': b''}", "ok", ""),
-        ("while True:\n    os.write(pipes()[0], b'V')\n    time.sleep(0.1)", "timeout", "stopped after 2 s"),
+        ("while True:\n    os.write(pipes()[0], b'V')\n    time.sleep(0.1)", "timeout", "stopped after 3 s"),
         ("while True:\n    os.write(pipes()[0], bytes(65536))", "crashed", "Broken pipe"),
         ("writing, reading = pipes()\nos.close(writing)\nos.close(reading)\nvvc(frames)", "crashed", "Bad file"),
         ("os.write(pipes()[0], b'x' * 99)\nvvc(frames)", "crashed", "does not begin as one"),
@@ -468,7 +470,7 @@ def test_the_decoder_has_no_pipe_but_its_answers() -> None:
     ids=["request then exit", "request then answer", "trickle", "garbage for ever", "closed ends", "out of step"],
 )
 def test_a_hostile_encoder_ends_in_time_and_rightly_classified(body: str, status: str, reason: str) -> None:
-    outcome = encode(body, seconds=2)
+    outcome = encode(body, seconds=3 if status == "timeout" else 60)
     assert outcome.status == status, outcome.reason
     assert reason in outcome.reason
 
@@ -476,4 +478,4 @@ def test_a_hostile_encoder_ends_in_time_and_rightly_classified(body: str, status
 def test_settings_refuse_what_no_caller_may_ask() -> None:
     for changed in ({"preset": "faster -i /etc/passwd"}, {"qp": -1}, {"width": 31}, {"options": (("writeconfig", 1),)}):
         with pytest.raises(EncodeError, match="vvc"):
-            replace(SETTINGS, **changed)  # type: ignore[arg-type]
+            replace(SETTINGS, **changed)

@@ -5,11 +5,11 @@ because what Linux adds next year must be refused too. Refused calls answer EPER
 go on; calls of another instruction set kill, since no honest program makes them.
 Source: Documentation/userspace-api/seccomp_filter.rst of the Linux kernel; seccomp(2).
 
-What is missing on purpose: exec and fork, but for the broker; sockets of every kind; ptrace, process_vm_* and pidfd; io_uring, which runs
-calls past any filter; memfd, SysV and POSIX shared memory, keys and message queues, where one process could leave
-bits for the next; utime, chmod, chown, xattr, rename, link, unlink, truncate, locks, where it could leave them in
-files that it can only read; mincore and fadvise, which tell and steer the page cache; priorities, affinities,
-namespaces, mounts, modules, bpf and perf.
+What is missing on purpose: exec and fork, which only the broker has; sockets of every kind; ptrace, process_vm_* and
+pidfd; io_uring, which runs calls past any filter; memfd, SysV and POSIX shared memory, keys and message queues, where
+one process could leave bits for the next; utime, chmod, chown, xattr, rename, link, unlink, truncate, locks, where it
+could leave them in files that it can only read; mincore and fadvise, which tell and steer the page cache; priorities,
+affinities, namespaces, mounts, modules, bpf and perf.
 """
 
 from __future__ import annotations
