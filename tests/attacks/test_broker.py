@@ -287,7 +287,7 @@ def test_no_broker_is_the_evaluators_fault_and_not_the_encoders(monkeypatch: pyt
     with Path(os.devnull).open("wb") as log, ExitStack() as stack:
         standby = stack.enter_context(BrokerStandby(1 << 30, 60, log.fileno()))
         encoder = Encoder(standby, stack)
-        encoder.send(REQUEST)
+        encoder.send(REQUEST[:1])
         assert encoder.receive() == (b"", b"")
     assert standby.failure.startswith("the VVC broker could not start: ")
 
@@ -464,7 +464,10 @@ def test_the_decoder_has_no_pipe_but_its_answers() -> None:
     [
         ("os.write(pipes()[0], bytes(config['request']))\nos._exit(0)", "crashed", "without its answer"),
         ("os.write(pipes()[0], bytes(config['request']))\nreturn {'compressed_data': b''}", "ok", ""),
-        ("while True:\n    os.write(pipes()[0], b'V')\n    time.sleep(0.1)", "timeout", "stopped after 3 s"),
+        (
+            "for byte in config['request']:\n    os.write(pipes()[0], bytes([byte]))\n    time.sleep(0.1)",
+            *("timeout", "stopped after 3 s"),
+        ),
         ("while True:\n    os.write(pipes()[0], bytes(65536))", "crashed", "Broken pipe"),
         ("writing, reading = pipes()\nos.close(writing)\nos.close(reading)\nvvc(frames)", "crashed", "Bad file"),
         ("os.write(pipes()[0], b'x' * 99)\nvvc(frames)", "crashed", "does not begin as one"),
