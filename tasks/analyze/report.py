@@ -233,7 +233,7 @@ def _tried(board: Sequence[Standing]) -> list[tuple[Standing, str]]:
 
 
 def _costs(experiments: Sequence[ExperimentRecord]) -> list[CostView]:
-    """By outcome, what is no candidate apart, and the sum of all last. Every attempt counts: a lost one was paid for too."""
+    """By outcome, other kinds apart, and the sum of all last. Every attempt counts: a lost one was paid for too."""
     groups: dict[str, list[ExperimentRecord]] = {}
     for record in experiments:
         groups.setdefault(record.status if record.kind == "candidate" else record.kind, []).append(record)

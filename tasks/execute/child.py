@@ -14,6 +14,7 @@ then; nothing of the candidate is, until the limits and, where it is asked for, 
     operations  compressed_data  decompress_video_tensor and,     OPERATION_COUNTS   nothing
                                  where it exists, build_decoder
 
+In the sandbox an encoder is also given two pipes to its VVC broker, which `codec.strategies` use: `broker_wire`.
 Where there are weights, `config["weights"]` holds them as bytes. `frames` lie in main memory; `device` is "cuda" where
 there is a GPU. Frames may come back from either. The module that `build_decoder(config)` returns may have a method
 `example_inputs()`: the tuple of inputs with which one call of the module makes one 1920×1080 frame. thop counts that
@@ -41,7 +42,9 @@ from fractions import Fraction
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from codec.strategies import vvc_encoder
 from tasks.execute import sandbox
+from tasks.execute.broker_wire import BrokerClient
 from tasks.execute.sandbox import limits, privileges
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 ANSWER_FD: Final = 3
+BROKER_FDS: Final = (4, 5)  # requests, responses; of an encoder in the sandbox
 JOB_HEADER_LENGTH: Final = struct.Struct("<Q")
 READY: Final = struct.Struct("<cQ")  # b"R", nanoseconds on the machine's monotonic clock
 ANSWER_HEADER: Final = struct.Struct("<cQQ")  # status, bytes of output, bytes of extra
@@ -86,6 +90,8 @@ def main(parent_pid: int) -> None:
     limits.bound(header["memory_bytes"], header["cpu_seconds"], header["open_files"], strict=profile is not None)
     if profile is not None:
         sandbox.enter(profile, parent_pid)
+    if header["broker"]:
+        vvc_encoder.use(BrokerClient(*BROKER_FDS))
     sys.meta_path.insert(0, CandidateSources(header["sources"]))
 
     stream = os.fdopen(ANSWER_FD, "wb", buffering=0)

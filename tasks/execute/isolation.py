@@ -12,7 +12,8 @@ Invariants of both:
 
 Process separation alone is no sandbox: the code runs as the same user, can read the user's files, use the network, and
 start a process that leaves the group. It holds against mistakes, not against malice. SandboxIsolation adds
-`tasks.execute.sandbox`, which the child enters before it imports anything of the candidate's.
+`tasks.execute.sandbox`, which the child enters before it imports anything of the candidate's, and gives the encoder
+`tasks.execute.broker_standby`'s broker, because VVC needs a program that the sandbox does not let it start.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any, BinaryIO, Final, Literal, Protocol
 
 from tasks.campaign import Limits
 from tasks.execute import child, forkserver
+from tasks.execute.broker_standby import BrokerStandby
 from tasks.execute.sandbox import Profile
 
 Role = Literal["train", "encode", "decode", "operations"]
@@ -81,7 +83,8 @@ class Outcome:
     """What came of a job.
 
     status       "ok"; "invalid" (the function broke its contract); "crashed"; "timeout"; "memory";
-                 "oversized"; "stopped" (on request); "unready" (it never came to run the candidate's code)
+                 "oversized"; "stopped" (on request); "unready" (it never came to run the candidate's code, or the
+                 broker that it asked for could not run)
     output       the answer where status is "ok", else empty
     extra        what the child said beside it; untrusted; empty where status is not "ok"
     log          the end of stdout and stderr
@@ -158,6 +161,7 @@ class _ChildProcess:
         self._limits = limits
         self._process: forkserver.Forked | None = None
         self._end_of_process: forkserver.End | None = None
+        self._broker: BrokerStandby | None = None
         self._answer = bytearray()
         self._answer_closed = False
         self._log = bytearray()
@@ -173,17 +177,23 @@ class _ChildProcess:
         for name in ("home", "tmp", "cache", "work"):
             (scratch / name).mkdir()
             (scratch / name).chmod(0o755)
-        job = stack.enter_context(_unlinked_file(scratch / "job", self._job_parts()))
         self._answer_pipe, answer_end = _pipe(stack)
         self._log_pipe, log_end = _pipe(stack)
+        if self._profile is not None and self._job.role == "encode":
+            standby = BrokerStandby(self._memory_bytes, self._cpu_seconds, log_end.fileno())
+            self._broker = stack.enter_context(standby)
+        broker_fds = self._broker.child_fds if self._broker else ()
+        job = stack.enter_context(_unlinked_file(scratch / "job", self._job_parts()))
         stack.callback(self._end)
         self._process = self._server.fork(
             scratch / "work",
             _environment(scratch),
-            [end.fileno() for end in (job, log_end, log_end, answer_end)],
+            [*(end.fileno() for end in (job, log_end, log_end, answer_end)), *broker_fds],
         )
         answer_end.close()
         log_end.close()
+        if self._broker:
+            self._broker.child_started()
 
     def watch(self, stop: Callable[[], bool] | None) -> Ending:
         """Read answer and log until the answer is complete or there is a reason to end the child."""
@@ -193,8 +203,14 @@ class _ChildProcess:
         with selectors.DefaultSelector() as selector:
             selector.register(self._answer_pipe, selectors.EVENT_READ, self._take_answer)
             selector.register(self._log_pipe, selectors.EVENT_READ, self._take_log)
+            if self._broker:
+                selector.register(self._broker.requests, selectors.EVENT_READ)
             while ending is None:
                 for key, _ in selector.select(POLL_SECONDS):
+                    if self._broker and key.fileobj is self._broker.requests:
+                        selector.unregister(key.fileobj)
+                        self._broker.start_if_asked()
+                        continue
                     chunk = os.read(key.fd, READ_BYTES)
                     key.data(chunk)
                     if not chunk:
@@ -231,6 +247,8 @@ class _ChildProcess:
             return "unready", b"", b"", self._why_unready(ending)
         if self._end_of_process is None:
             return "unready", b"", b"", "the process that forks candidates ended"
+        if self._broker and self._broker.failure:
+            return "unready", b"", b"", self._broker.failure
         match ending:
             case "answered":
                 code, output, extra = self._split_answer()
@@ -327,15 +345,24 @@ class _ChildProcess:
                 "role": self._job.role,
                 "sources": dict(self._job.sources),
                 "arguments": dict(self._job.arguments),
-                "memory_bytes": self._limits.memory_mb * 1024 * 1024,
-                # A backstop behind the wall clock, for all cores: encoders have threads of their own.
-                "cpu_seconds": int((STARTUP_SECONDS + self._job.wall_seconds) * (os.cpu_count() or 1)) + 1,
+                "memory_bytes": self._memory_bytes,
+                "cpu_seconds": self._cpu_seconds,
                 "open_files": MAX_OPEN_FILES,
                 "profile": self._profile,
                 "weights_bytes": len(self._job.weights),
+                "broker": self._broker is not None,
             }
         ).encode()
         return child.JOB_HEADER_LENGTH.pack(len(header)), header, self._job.weights, self._job.payload
+
+    @property
+    def _memory_bytes(self) -> int:
+        return self._limits.memory_mb * 1024 * 1024
+
+    @property
+    def _cpu_seconds(self) -> int:
+        """A backstop behind the wall clock, for all cores: encoders have threads of their own."""
+        return int((STARTUP_SECONDS + self._job.wall_seconds) * (os.cpu_count() or 1)) + 1
 
     def _unshared_kb(self) -> int:
         """Memory of the child that no file backs, with the shared mappings that RLIMIT_DATA does not count."""

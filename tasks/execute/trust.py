@@ -13,6 +13,7 @@ from codec.errors import BadInputError
 from tasks.campaign import Limits
 from tasks.candidate import Candidate
 from tasks.execute.isolation import Isolation, ProcessIsolation, SandboxIsolation
+from tasks.execute.sandbox import layers
 from tasks.measure.anchors import SEED
 
 # Any of these lets a program act as its user in AWS: keys, or where to fetch some.
@@ -28,14 +29,14 @@ AWS_CREDENTIALS: Final = (
 
 
 def isolation_for(candidate: Candidate, limits: Limits, *, unsafe: bool = False) -> Isolation:
-    """The strict sandbox for every candidate but the project's own codec.
+    """The strict sandbox for every candidate.
 
-    That one is installed code, as trusted as this process, and needs to start ffmpeg for VVC. Only its sources count:
-    what a designer may change, the config, is data to it. Raises BadInputError where
-    AWS credentials are in reach of a candidate without a sandbox.
+    The project's own codec, which is installed code, runs in a process of its own where a machine has no sandbox: what
+    a designer may change of it, the config, is checked data. Only its sources count. Raises BadInputError where AWS
+    credentials are in reach of a candidate without a sandbox.
     """
     if candidate.files == _own_files():
-        return ProcessIsolation(limits)
+        return SandboxIsolation(limits) if _sandbox_holds() else ProcessIsolation(limits)
     if not unsafe:
         return SandboxIsolation(limits)
     found = next((name for name in AWS_CREDENTIALS if os.environ.get(name)), None)
@@ -47,3 +48,8 @@ def isolation_for(candidate: Candidate, limits: Limits, *, unsafe: bool = False)
 @cache
 def _own_files() -> dict[str, str]:
     return Candidate.load(SEED).files
+
+
+@cache
+def _sandbox_holds() -> bool:
+    return all(layer.ok for layer in layers())
