@@ -86,7 +86,11 @@ def iteration_markdown(
     """What the iteration tried and scored, what failed and why, and the best so far."""
     standing = {row.experiment_id: row for row in board}
     lines = [f"# {_escaped(campaign.name)}: iteration {iteration} of {campaign.iterations}", ""]
-    tried = {record.experiment_id: record for record in experiments if record.iteration == iteration}
+    tried = {
+        record.experiment_id: record
+        for record in experiments
+        if record.iteration == iteration and record.kind == "candidate"
+    }
     for experiment_id, record in sorted(tried.items()):
         score = outcome(standing[experiment_id])
         lines.append(f"- **{experiment_id}** {_escaped(record.hypothesis)}  \n  → {_escaped(score)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from codec.frames import Frames
 from tasks.analyze.bd_rate import bd_rate
@@ -17,15 +18,20 @@ from tasks.measure.score import CodedClip, score
 from tasks.store.records import PointRecord
 
 
-def encode_again(agents: Agents, clips: Sequence[LoadedClip], points: Sequence[PointRecord]) -> dict[str, float]:
+def encode_again(
+    agents: Agents, clips: Sequence[LoadedClip], points: Sequence[PointRecord], workers: int = 2
+) -> dict[str, float]:
     """By clip, the BD-rate in percent, without sign, between `points` and a second encode of the same frames.
 
     Zero where every byte is the same; a clip whose two curves do not compare has no entry. Raises Failed.
     """
     noise: dict[str, float] = {}
+    by_name = {clip.name: clip for clip in clips}
+    with ThreadPoolExecutor(workers, thread_name_prefix="again") as pool:
+        repeated = list(pool.map(lambda point: _again(agents, by_name[point.clip], point), points))
     for clip in clips:
         first = [point for point in points if point.clip == clip.name]
-        second = [_again(agents, clip, point) for point in first]
+        second = [point for point in repeated if point.clip == clip.name]
         if second == first:
             noise[clip.name] = 0.0
         elif (percent := bd_rate(first, second).percent) is not None:

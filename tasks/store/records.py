@@ -144,6 +144,9 @@ class SceneRecord(Row):
     ssim_y: float
 
 
+VERIFIED = ".verified"
+
+
 def verification_id(experiment_id: str) -> str:
     """The id under which decoding this experiment again is recorded."""
-    return f"{experiment_id}.verified"
+    return experiment_id + VERIFIED
