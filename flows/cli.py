@@ -45,6 +45,15 @@ ClipOption = Annotated[
 @app.command()
 def run(
     clip: ClipOption = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="A clip that no designer sees and that decides promotion (repeatable).")
+    ] = None,
+    sealed: Annotated[
+        list[str] | None, typer.Option(help="A clip measured once, at the end, for the champion (repeatable).")
+    ] = None,
+    train: Annotated[
+        list[str] | None, typer.Option(help="A clip for candidates' trainers, and nothing else (repeatable).")
+    ] = None,
     campaign: Annotated[str, typer.Option(help="Name of the records; the same name resumes.")] = "demo",
     iterations: Annotated[int, typer.Option(min=1, max=1000, help="Turns of design, dispatch, wait, analyze.")] = 2,
     candidates: Annotated[int, typer.Option(min=1, max=8, help="Candidates per iteration.")] = 3,
@@ -60,7 +69,10 @@ def run(
     """Run a campaign: design, dispatch, wait, analyze, until done or the targets hold."""
     settings = _campaign(
         name=campaign,
-        clips=tuple(_absolute(name) if name != "demo" else name for name in clip or ["demo"]),
+        clips=_clip_names(clip or ["demo"]),
+        select=_clip_names(select or []),
+        sealed=_clip_names(sealed or []),
+        train=_clip_names(train or []),
         iterations=iterations,
         candidates=candidates,
         designer=designer,
@@ -276,6 +288,10 @@ def _campaign(**fields: Any) -> Campaign:
         if first["type"] == "string_pattern_mismatch":
             reason = "use letters, digits, dots, dashes and underscores, beginning with a letter or digit, at most 64"
         raise BadInputError(f"--{option} {first['input']}: {reason}") from error
+
+
+def _clip_names(names: list[str]) -> tuple[str, ...]:
+    return tuple(_absolute(name) if name != "demo" else name for name in names)
 
 
 def _absolute(path: str) -> str:

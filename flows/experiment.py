@@ -20,18 +20,23 @@ def experiment(
     """Measure a batch of candidates and keep the records. Returns the status of each experiment."""
     # Imported here: the loop's process loads this module's neighbours and must never load torch or a codec.
     from tasks.execute.clips import clip_set_hash, load_clip
-    from tasks.execute.step import execute
+    from tasks.execute.step import execute, execute_sealed
     from tasks.store.step import persist
 
     campaign = batch.campaign
     store = Store.open(campaign.store)
+    progress = BatchProgress(campaign.name, [ref.experiment_id for ref in batch.candidates])
+    statuses: dict[str, str] = {}
+    if batch.sealed:
+        for ref in batch.candidates:
+            attempt = execute_sealed(ref, campaign, progress.of(ref.experiment_id))
+            statuses[ref.experiment_id] = persist(attempt, campaign.store)
+        return statuses
     clips = [load_clip(name, campaign.max_frames) for name in campaign.clips]
     require_same_frames(store.experiments(campaign.name), clip_set_hash(clips))
     for clip in clips:
         for warning in clip.warnings:
             get_run_logger().warning("%s: %s", clip.name, warning)
-    progress = BatchProgress(campaign.name, [ref.experiment_id for ref in batch.candidates])
-    statuses: dict[str, str] = {}
     for ref in batch.candidates:
         attempt = execute(ref, campaign, clips, progress.of(ref.experiment_id))
         statuses[ref.experiment_id] = persist(attempt, campaign.store)

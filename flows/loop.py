@@ -27,6 +27,7 @@ from pydantic import Field
 
 from codec.errors import BadInputError, EvocodecError
 from flows.progress import ProgressArtifact
+from tasks.analyze.promotion import champion
 from tasks.analyze.step import analyze
 from tasks.analyze.summary import artifact_key
 from tasks.campaign import Batch, Campaign, CandidateRef
@@ -71,14 +72,29 @@ def research_loop(
             break
         if campaign.hours is not None and time.monotonic() - started >= campaign.hours * 3600:
             break
+    if campaign.sealed:
+        progress.update(1.0, "measuring the champion on the sealed clips", force=True)
+        measure_sealed(store, campaign)
     store.compact(campaign.name)
     progress.update(1.0, "targets met" if met else f"{iteration} iterations done", force=True)
     return {"iterations": iteration, "met": met}
 
 
-def on_gpu_pool(deployment: str, campaign: Campaign, batch: tuple[CandidateRef, ...]) -> RunOutcome:
+def measure_sealed(store: Store, campaign: Campaign) -> None:
+    """The champion on the clips that nothing was ever chosen by; once."""
+    best = champion(store.experiments(campaign.name))
+    if best is None:
+        return
+    refs = [CandidateRef(experiment_id=f"{best.experiment_id}.sealed", candidate_hash=best.candidate_hash)]
+    while batch := pending(refs, store.experiments(campaign.name)):
+        record_lost(store, campaign, batch, on_gpu_pool(EXPERIMENT, campaign, batch, sealed=True), "control")
+
+
+def on_gpu_pool(
+    deployment: str, campaign: Campaign, batch: tuple[CandidateRef, ...], *, sealed: bool = False
+) -> RunOutcome:
     """Have a batch worked on, and wait for it."""
-    parameters = {"batch": Batch(campaign=campaign, candidates=batch).model_dump(mode="json")}
+    parameters = {"batch": Batch(campaign=campaign, candidates=batch, sealed=sealed).model_dump(mode="json")}
     outcome = wait(dispatch(deployment, parameters, campaign.name), campaign.experiment_timeout_seconds)
     if outcome.state == "Failed":
         # A candidate's failure is a record, so this one is everybody's: the clips, the store, the harness.

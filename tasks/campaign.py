@@ -162,3 +162,4 @@ class Batch(Frozen):
 
     campaign: Campaign = Field(title="Campaign")
     candidates: tuple[CandidateRef, ...] = Field((), max_length=8, title="Candidates")
+    sealed: bool = Field(False, title="Sealed", description="Measure them on the sealed clips and nothing else.")

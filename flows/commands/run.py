@@ -79,7 +79,7 @@ def _check_clips(campaign: Campaign, console: Console) -> None:
     """Open each clip as the worker will: a bad one costs a second here and a started server there."""
     from codec.video import open_video
 
-    for name in campaign.clips:
+    for name in (*campaign.clips, *campaign.select, *campaign.sealed, *campaign.train):
         if name != "demo":
             with open_video(name) as reader:
                 for warning in reader.warnings:

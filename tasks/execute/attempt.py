@@ -18,7 +18,7 @@ from tasks.campaign import Campaign, CandidateRef
 from tasks.candidate import Candidate
 from tasks.execute.agents import Agents
 from tasks.execute.cascade import Cascade, Findings, Known, control_id
-from tasks.execute.clips import LoadedClip, clip_set_hash
+from tasks.execute.clips import LoadedClip, clip_set_hash, load_clip
 from tasks.execute.harness import Evaluation, Progress, evaluate
 from tasks.execute.noise import encode_again
 from tasks.execute.trust import isolation_for
@@ -58,10 +58,7 @@ def run_attempt(
     isolation = isolation_for(candidate, campaign.limits, unsafe=unsafe)
     cascade = Cascade(candidate, campaign, ref.experiment_id, clips, isolation, on_progress)
     found = cascade.run(known or Known(), hasty=known is not None)
-    controls = tuple(
-        started.attempt(other, evaluation, "control", control_id(ref.experiment_id, name))
-        for name, (other, evaluation) in found.controls.items()
-    )
+    controls = started.controls(ref.experiment_id, found)
     return started.attempt(candidate, found.evaluation, "candidate", ref.experiment_id, found, controls)
 
 
@@ -101,6 +98,26 @@ def measure_anchor(
     return started.attempt(candidate, found.evaluation, "anchor", ref.experiment_id, found)
 
 
+def measure_sealed(
+    candidate: Candidate,
+    ref: CandidateRef,
+    campaign: Campaign,
+    weights: bytes,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    flow_run_id: str = "",
+) -> Attempt:
+    """Measure `candidate` and the reference on the sealed clips. `weights` are those that its training gave before."""
+    clips = [load_clip(name, campaign.max_frames) for name in campaign.sealed]
+    started = _Start(campaign, ref, clips, flow_run_id)
+    cascade = Cascade(
+        candidate, campaign, ref.experiment_id, clips, isolation_for(candidate, campaign.limits), on_progress
+    )
+    found = cascade.seal(weights)
+    controls = started.controls(ref.experiment_id, found)
+    return started.attempt(candidate, found.evaluation, "control", ref.experiment_id, found, controls)
+
+
 class _Start:
     """When and for what an attempt began; makes its rows when it has ended."""
 
@@ -111,6 +128,12 @@ class _Start:
         self._flow_run_id = flow_run_id
         self._started_at = datetime.now(UTC)
         self._clock = time.monotonic()
+
+    def controls(self, experiment_id: str, found: Findings) -> tuple[Attempt, ...]:
+        return tuple(
+            self.attempt(candidate, evaluation, "control", control_id(experiment_id, name))
+            for name, (candidate, evaluation) in found.controls.items()
+        )
 
     def attempt(
         self,

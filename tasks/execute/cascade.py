@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from codec.errors import BadInputError
 from tasks.analyze.promotion import compare
 from tasks.campaign import Campaign
 from tasks.candidate import Candidate
@@ -116,7 +117,7 @@ class Cascade:
 
     def run(self, known: Known, *, hasty: bool = True) -> Findings:
         """All stages. Without `hasty` nothing is given up early: for a user who wants to see everything."""
-        found = Findings(Evaluation("measured", "done", self.isolation.name, self.candidate.decoder_source_bytes))
+        found = Findings(self._nothing_yet())
         try:
             self._stages(found, known, hasty)
         except _Stopped as stopped:
@@ -128,6 +129,16 @@ class Cascade:
                 reason=stopped.reason,
                 log=stopped.log,
             )
+        return found
+
+    def seal(self, weights: bytes) -> Findings:
+        """The last word: measured on `clips`, which are sealed ones, beside the reference."""
+        found = Findings(self._nothing_yet(), weights=weights)
+        with found.stage("sealed") as notes:
+            found.evaluation = self._evaluate(self.candidate, self.clips, "sealed", weights)
+            if found.evaluation.status != "measured":
+                raise NotBetter
+            notes.append(self._against_reference(found, self.clips, "sealed", found.evaluation.points))
         return found
 
     def _stages(self, found: Findings, known: Known, hasty: bool) -> None:
@@ -176,9 +187,7 @@ class Cascade:
         evaluated = {clip.content_hash: clip.name for clip in self.clips}
         for clip in clips:
             if clip.content_hash in evaluated:
-                raise _Stopped(
-                    "infrastructure", f"{clip.name} to train on is {evaluated[clip.content_hash]} to judge by"
-                )
+                raise BadInputError(f"training clip {clip.name} has the frames of {evaluated[clip.content_hash]}")
         return Agents(self.candidate, self.campaign.limits, self.isolation).train(clips)
 
     def _short(self, agents: Agents) -> str:
@@ -219,10 +228,7 @@ class Cascade:
             notes.append(f"{mine.status}: {mine.reason}")
             raise NotBetter
         found.evaluation = found.evaluation.with_points_of(mine)
-        reference = anchor_candidates()[REFERENCE]
-        anchor = self._evaluate(reference, clips, "select", control=REFERENCE)
-        found.controls[REFERENCE] = reference, anchor
-        notes.append(f"against {REFERENCE}: {compare(mine.points, anchor.points)}")
+        notes.append(self._against_reference(found, clips, "select", mine.points))
         if known.rival is None:
             return
         theirs = self._evaluate(known.rival.candidate, clips, "select", known.rival.weights, control="rival")
@@ -233,6 +239,17 @@ class Cascade:
         notes.append(f"against {known.rival.experiment_id}: {comparison}")
         if theirs.status == "measured" and not comparison.better:
             raise NotBetter
+
+    def _against_reference(
+        self, found: Findings, clips: Sequence[LoadedClip], split: Split, points: Sequence[PointRecord]
+    ) -> str:
+        reference = anchor_candidates()[REFERENCE]
+        anchor = self._evaluate(reference, clips, split, control=REFERENCE)
+        found.controls[REFERENCE] = reference, anchor
+        return f"against {REFERENCE}: {compare(points, anchor.points)}"
+
+    def _nothing_yet(self) -> Evaluation:
+        return Evaluation("measured", "done", self.isolation.name, self.candidate.decoder_source_bytes)
 
     def _evaluate(
         self,

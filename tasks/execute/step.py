@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 
 from tasks.campaign import Campaign, CandidateRef
 from tasks.candidate import Candidate
-from tasks.execute.attempt import Attempt, measure_anchor, run_attempt
+from tasks.execute.attempt import Attempt, measure_anchor, measure_sealed, run_attempt
 from tasks.execute.clips import LoadedClip
 from tasks.execute.harness import Progress
 from tasks.execute.known import known_of
@@ -32,6 +32,22 @@ def execute(
     known = known_of(store, campaign.name)
     return run_attempt(
         candidate, ref, campaign, clips, known=known, on_progress=on_progress, flow_run_id=str(flow_run.id or "")
+    )
+
+
+@task(name="execute sealed", task_run_name="execute {ref.experiment_id}", cache_policy=NO_CACHE)
+def execute_sealed(ref: CandidateRef, campaign: Campaign, on_progress: Callable[[Progress], None]) -> Attempt:
+    """Measure the champion on the sealed clips."""
+    store = Store.open(campaign.store)
+    candidate = Candidate.from_json_bytes(store.get_blob(ref.candidate_hash))
+    measured = next(
+        record
+        for record in store.experiments(campaign.name)
+        if record.candidate_hash == ref.candidate_hash and record.status == "measured"
+    )
+    weights = store.get_blob(measured.weights_hash) if measured.weights_hash else b""
+    return measure_sealed(
+        candidate, ref, campaign, weights, on_progress=on_progress, flow_run_id=str(flow_run.id or "")
     )
 
 
