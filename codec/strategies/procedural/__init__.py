@@ -117,12 +117,14 @@ def encode_canvas(frames: Frames, quality: float) -> bytes:
     for step, shown in enumerate(order):
         coder.signed(ORDER, (), shown - (order[step - 1] + 1 if step else 0))
     budget = _budget(layers[0][0].size + layers[1][0].size)
+    done: list[canvas.Indices] = []
     for number, (pictures, palette) in enumerate(layers):
         _code_palette(coder, number, palette.shape[1], palette)
-        layer = canvas.Layer(coder, budget, number, *pictures.shape[1:], len(palette))
+        layer = canvas.Layer(coder, budget, number, *pictures.shape[1:], len(palette), done)
         search = screen.ScreenSearch(order)
         for shown in order:
             layer.picture(search.plan(pictures[shown]))
+        done = layer.pictures
     return bytes([CANVAS]) + coder.finish()
 
 
@@ -147,15 +149,17 @@ def decode_canvas(data: bytes, video: VideoFormat, frame_count: int) -> Frames:
     luma, chroma = (video.height, video.width), (video.chroma_height, video.chroma_width)
     budget = _budget(frame_count * (luma[0] * luma[1] + chroma[0] * chroma[1]))
     planes = []
+    done: list[canvas.Indices] = []
     for number, (shape, count) in enumerate(((luma, 1), (chroma, 2))):
         palette = _code_palette(coder, number, count, None)
-        layer = canvas.Layer(coder, budget, number, *shape, len(palette))
+        layer = canvas.Layer(coder, budget, number, *shape, len(palette), done)
         out = np.empty((count, frame_count, *shape), dtype=np.uint8)
         for shown in order:
             picture = layer.picture()
             for plane in range(count):
                 out[plane, shown] = palette[picture, plane]
         planes += [*out]
+        done = layer.pictures
     return Frames(*planes)
 
 

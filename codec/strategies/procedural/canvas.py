@@ -98,12 +98,14 @@ class Layer:
     height: int
     width: int
     colours: int
+    guide: Sequence[Indices] = ()
     pictures: list[Indices] = field(default_factory=list)
     symbols: list[Indices] = field(default_factory=list)
     _last_symbol: int = 0
     _older_symbol: int = 0
     _last_copies: dict[int, Operation] = field(default_factory=dict)
     _copies: int = 0
+    _seen: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
 
     @property
     def _bits(self) -> int:
@@ -250,57 +252,83 @@ class Layer:
 
     def _samples(self, canvas: Indices, x: int, y: int, width: int, height: int, given: Indices | None) -> None:
         """The rectangle in row order. Samples outside the picture count as index 0."""
-        padded = np.zeros((height + 2, width + 3), dtype=np.int64)
-        top, left, right = max(0, y - 2), max(0, x - 2), min(self.width, x + width + 1)
+        padded = np.zeros((height + 2, width + 4), dtype=np.int64)
+        top, left, right = max(0, y - 2), max(0, x - 2), min(self.width, x + width + 2)
         padded[top - y + 2 :, left - x + 2 : right - x + 2] = canvas[top : y + height, left:right]
         rows: list[list[int]] = padded.tolist()
         wanted: list[list[int]] | None = given.tolist() if given is not None else None
+        guides: list[list[int]] | None = None
+        if self.guide:
+            guides = _guide(self.guide[len(self.pictures)], x, y, width, height)
         for row in range(height):
             above_above, above, here = rows[row], rows[row + 1], rows[row + 2]
             target = wanted[row] if wanted else None
-            for column in range(2, width + 2):
-                value = target[column - 2] if target else 0
-                here[column] = self._sample(
-                    here[column - 1],
-                    above[column],
-                    above[column - 1],
-                    above[column + 1],
-                    here[column - 2],
-                    above_above[column],
-                    here[column],
-                    value,
+            guide_row = guides[row] if guides else None
+            for column in range(width):
+                here[column + 2] = self._sample(
+                    (
+                        here[column + 1],
+                        above[column + 2],
+                        above[column + 1],
+                        above[column + 3],
+                        here[column],
+                        above_above[column + 2],
+                        above[column],
+                        above[column + 4],
+                        above_above[column + 1],
+                        above_above[column + 3],
+                    ),
+                    here[column + 2],
+                    guide_row[column] if guide_row else 0,
+                    target[column] if target else 0,
                 )
         canvas[y : y + height, x : x + width] = np.array([row[2 : width + 2] for row in rows[2:]], dtype=np.uint16)
 
-    def _sample(self, w: int, n: int, nw: int, ne: int, ww: int, nn: int, below: int, value: int) -> int:
-        """Is it the left one, the one above, the one below? If none of them, its index."""
+    def _sample(self, around: tuple[int, ...], below: int, guide: int, value: int) -> int:
+        """Is it what followed these neighbours last time, the left, the upper, the lower? If none, its index."""
+        w, n, nw, ne, ww, nn, *_ = around
         shape = (w == n) | (w == nw) << 1 | (n == ne) << 2 | (n == nw) << 3 | (w == below) << 4 | (n == below) << 5
         shape |= (w == ww) << 6 | (n == nn) << 7
         pair = (w << 12) + n
         four = (((pair << 12) + nw) << 12) + ne
+        seen = self._seen.setdefault((guide, *around), [-1, 0])
+        match, hits = seen
+        far = (((four << 12) + ww) << 12) + nn
+        guided = (guide << 24) + pair
         base = self._name(EQUAL)
         tried: list[int] = []
-        for rank, guess in enumerate((w, n, below)):
-            if guess in tried:
+        for rank, guess in enumerate((match, w, n, below)):
+            if guess < 0 or guess in tried:
                 continue
-            name = base + (len(tried) << 7)
-            at = ((base << 2) + rank << 2) + len(tried) + 1 << 60
+            name = base + (rank << 8)
+            at = (rank << 4) + len(tried) + 1 << 84
+            at += self.number << 92
+            first = (hits if rank == 0 else min(hits, 1) + 8) << 8
             keys = (
-                at + shape,
-                at + (1 << 56) + (pair << 8) + shape,
-                at + (2 << 56) + four,
-                at + (3 << 56) + (w << 12) + below,
+                at + first + shape,
+                at + (1 << 80) + (pair << 8) + shape,
+                at + (2 << 80) + four,
+                at + (3 << 80) + (guess << 30) + (w << 12) + below,
+                at + (4 << 80) + far,
+                at + (5 << 80) + guided,
             )
-            keys = (*keys, at + (4 << 56) + (((four << 12) + ww) % 0xFFFFFFFFFFFB))
             if self.coder.bit(name, keys, int(guess == value)):
+                if rank == 0:
+                    seen[1] = min(hits + 1, 7)
+                else:
+                    seen[0], seen[1] = guess, 0
                 return guess
             tried.append(guess)
-        return self._value((pair, (n << 24) + (ne << 12) + nw + (1 << 40), w + (1 << 41)), value)
+        value = self._value(
+            (pair, (n << 24) + (ne << 12) + nw + (1 << 40), w + (1 << 41), far + (1 << 76), guided + (1 << 75)), value
+        )
+        seen[0], seen[1] = value, 0
+        return value
 
     def _value(self, contexts: tuple[int, ...], value: int) -> int:
         """An index into the palette, high bits first, which the palette's order makes meaningful."""
         name = self._name(VALUE)
-        bases = [(name << 80) + (context + 1 << 16) for context in contexts] + [name << 80]
+        bases = [(name << 100) + (context + 1 << 16) for context in contexts] + [name << 100]
         node = 1
         for shift in range(self._bits - 1, -1, -1):
             node = node << 1 | self.coder.bit(name, [base + node for base in bases], value >> shift & 1)
@@ -313,6 +341,16 @@ class Layer:
         if not (0 <= x <= x + width <= self.width and 0 <= y <= y + height <= self.height and width * height > 0):
             raise BitstreamError("a procedural rectangle lies outside its picture")
         self.budget.touch(width * height + 64)
+
+
+def _guide(luma: Indices, x: int, y: int, width: int, height: int) -> list[list[int]]:
+    """Two of the luma samples that lie over each chroma sample, as one number."""
+    bottom, right = luma.shape[0] - 1, luma.shape[1] - 1
+    rows, columns = 2 * np.arange(y, y + height), 2 * np.arange(x, x + width)
+    first = luma[np.ix_(rows, columns)].astype(np.int64)
+    second = luma[np.ix_(np.minimum(rows + 1, bottom), np.minimum(columns + 1, right))]
+    numbers: list[list[int]] = ((first << 12) + second + 1).tolist()
+    return numbers
 
 
 def _run(row: Indices, x: int) -> int:

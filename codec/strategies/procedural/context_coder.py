@@ -19,9 +19,9 @@ STATE_BITS = 16
 TOP = 1 << 24
 MASK = (1 << 32) - 1
 # A context's probability moves by 1/(n + 1.5) at its n-th use, and no slower than this.
-SLOWEST = 160
+SLOWEST = 100
 STEPS = tuple(65536 * 2 // (2 * count + 3) for count in range(SLOWEST))
-LEARNING_RATE = 6
+LEARNING_RATE = 8
 NUMBER_BITS = 24
 # A decoder that reads past its bytes is fed zeros for as many bytes as the encoder's flush may have cut.
 SLACK_BYTES = 8

@@ -39,6 +39,7 @@ MAX_MOVES = 4
 MIN_MOVED_SAMPLES = 150
 SHIFT_REACH = 640
 PROBES = 1500
+FIRST_PROBES = 100
 # A move that this share of the probes supports needs no search for a better one.
 CLEAR_MAJORITY = 0.8
 PICTURES_BACK = 24
@@ -165,7 +166,7 @@ class ScreenSearch:
         following = self._following(step)
         references += [following] if following is not None else []
         operations: list[Operation] = []
-        limit = max(MIN_MOVED_SAMPLES, picture.size // 4000)
+        limit = max(MIN_MOVED_SAMPLES, picture.size // 1000)
         for reference in references:
             wrong = canvas != picture
             if len(operations) >= MAX_MOVES or np.count_nonzero(wrong) < limit:
@@ -321,7 +322,10 @@ def find_shift(source: Indices, picture: Indices, wrong: _Mask, steady: list[_Ve
         reach_down, reach_across = min(SHIFT_REACH, height - 1), min(SHIFT_REACH, width - 4)
         straight = [(0, shift) for shift in range(-reach_down, reach_down + 1) if shift]
         straight += [(shift, 0) for shift in range(-reach_across, reach_across + 1) if shift]
-        for vector in straight:
+        few = slice(None, None, max(1, len(rows) // FIRST_PROBES))
+        thin = rows[few], columns[few], wanted[few]
+        ranked = sorted(straight, key=lambda vector: _support(source, *thin, vector), reverse=True)
+        for vector in ranked[:8]:
             best = max(best, (_support(source, rows, columns, wanted, vector), vector))
     return best[1] if best[0] > 0.05 else None
 
