@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from codec import strategies
 from codec.errors import BadInputError, BitstreamError, EncodeError
@@ -21,6 +22,8 @@ from codec.resample import SCALES
 from codec.strategies.procedural import canvas, screen, steady, stills
 from codec.strategies.procedural.context_coder import ContextCoder, ContextDecoder, ContextEncoder
 from codec.strategies.protocol import EncodeSettings
+
+Palette = npt.NDArray[np.uint8]
 
 CANVAS, STILLS = range(2)
 STILL_CODERS = ("av1", "x265", "x264", "vvc")
@@ -36,8 +39,9 @@ ORDER, COLOURS, COLOUR, STILL_COUNT, LENGTH = range(50, 55)
 class ProceduralStrategy:
     """Tells a scene by procedures, or refuses it.
 
-    `preset` and `scale` are those of the strategy that codes stills (option `still`, av1 unless said otherwise);
-    a canvas has neither. Options: `still`, `kind` (canvas or stills: only that one is tried).
+    `preset` says how much effort the coder of stills spends, `scale` and `quality_range` are handed to it; a canvas has
+    none of these. Options: `still` (which strategy codes stills: vvc unless said otherwise; av1 needs no process of its
+    own), `kind` (canvas or stills: only that one is tried).
     """
 
     name = "procedural"
@@ -50,15 +54,17 @@ class ProceduralStrategy:
         reasons = []
         if "canvas" in kinds and settings.scale == "1":
             try:
+                if kinds != ("canvas",):
+                    require_screen(frames)
                 return encode_canvas(frames, settings.quality)
-            except EncodeError as refusal:
+            except (EncodeError, BitstreamError) as refusal:
                 reasons.append(str(refusal))
         if "stills" in kinds:
             try:
                 return self._encode_stills(frames, video, settings)
             except EncodeError as refusal:
                 reasons.append(str(refusal))
-        raise EncodeError("; ".join(reasons) or "procedural: a canvas has no scale but 1")
+        raise EncodeError("; ".join(dict.fromkeys(reasons)) or "procedural: a canvas has no scale but 1")
 
     def decode(self, payload: bytes, video: VideoFormat, frame_count: int) -> Frames:
         """Exactly `frame_count` frames at the size of `video`."""
@@ -90,7 +96,7 @@ class ProceduralStrategy:
         coder.number(STILL_COUNT, (), count)
         stills.code_shots(coder, count, len(frames), found.shots)
         program = coder.finish()
-        still = strategies.get(settings.options.get("still", "av1"))
+        still = strategies.get(settings.options.get("still", "vvc"))
         effort = self.presets.index(settings.preset or "medium") - len(self.presets)
         presets = [preset for preset in still.presets if preset in STILL_PRESETS[still.name]]
         inner = replace(settings, preset=presets[effort], options={})
@@ -109,7 +115,6 @@ STILL_PRESETS = {
 
 def encode_canvas(frames: Frames, quality: float) -> bytes:
     """Luma and chroma as two layers. Raises EncodeError where the scene is no screen."""
-    require_screen(frames)
     luma, chroma = (colours_at(quality, low, high) for low, high in zip(FEWEST_COLOURS, MOST_COLOURS, strict=True))
     layers = [screen.to_palette((frames.y,), luma), screen.to_palette((frames.u, frames.v), chroma)]
     order = screen.coding_order(layers[0][0])
@@ -120,7 +125,8 @@ def encode_canvas(frames: Frames, quality: float) -> bytes:
     done: list[canvas.Indices] = []
     for number, (pictures, palette) in enumerate(layers):
         _code_palette(coder, number, palette.shape[1], palette)
-        layer = canvas.Layer(coder, budget, number, *pictures.shape[1:], len(palette), done)
+        _, height, width = pictures.shape
+        layer = canvas.Layer(coder, budget, number, height, width, len(palette), done)
         search = screen.ScreenSearch(order)
         for shown in order:
             layer.picture(search.plan(pictures[shown]))
@@ -152,7 +158,7 @@ def decode_canvas(data: bytes, video: VideoFormat, frame_count: int) -> Frames:
     done: list[canvas.Indices] = []
     for number, (shape, count) in enumerate(((luma, 1), (chroma, 2))):
         palette = _code_palette(coder, number, count, None)
-        layer = canvas.Layer(coder, budget, number, *shape, len(palette), done)
+        layer = canvas.Layer(coder, budget, number, shape[0], shape[1], len(palette), done)
         out = np.empty((count, frame_count, *shape), dtype=np.uint8)
         for shown in order:
             picture = layer.picture()
@@ -164,7 +170,7 @@ def decode_canvas(data: bytes, video: VideoFormat, frame_count: int) -> Frames:
 
 
 def _budget(samples: int) -> canvas.Budget:
-    return canvas.Budget(canvas.MAX_TOUCHES * samples)
+    return canvas.Budget(canvas.MAX_TOUCHES * samples + (1 << 20), min(canvas.MAX_CODED_SAMPLES, 4 * samples + 1024))
 
 
 def _read_order(coder: ContextCoder, count: int) -> list[int]:
@@ -179,7 +185,7 @@ def _read_order(coder: ContextCoder, count: int) -> list[int]:
     return order
 
 
-def _code_palette(coder: ContextCoder, number: int, planes: int, given: np.ndarray | None) -> np.ndarray:
+def _code_palette(coder: ContextCoder, number: int, planes: int, given: Palette | None) -> Palette:
     """Rows in rising order, each value by what it differs from the row before."""
     count = coder.number(COLOURS, (number,), len(given) - 1 if given is not None else 0) + 1
     if count > canvas.MAX_PALETTE:

@@ -9,8 +9,9 @@ is `codec.strategies.procedural.screen`'s.
     STAMP    the samples of an earlier patch at another place
     PATCH    samples coded one by one, predicted from their neighbours and from what lies below; becomes a symbol
 
-A layer is luma, or both chroma planes as one plane of pairs; samples are indices into its palette. Pictures are coded in
-any order, so that what a scroll uncovers can be copied from a later frame that is coded first.
+A layer is luma, or both chroma planes as one plane of pairs; samples are indices into its palette. Chroma is predicted
+from the luma that lies over it too. Pictures are coded in any order, so that what a scroll uncovers can be copied from
+a later frame that is coded first.
 """
 
 from __future__ import annotations
@@ -115,11 +116,9 @@ class Layer:
         """Code the next picture: from `plan` where encoding, from the bytes where `plan` is None."""
         step = len(self.pictures)
         start = self._start(step, plan)
-        if start is None:
-            canvas = self._background(plan.background if plan else None)
-        else:
-            canvas = self.pictures[start].copy()
-        self.budget.touch(canvas.size)
+        self.budget.touch(self.height * self.width)
+        given_background = plan.background if plan else None
+        canvas = self._background(given_background) if start is None else self.pictures[start].copy()
         operations = iter(plan.operations) if plan else None
         last = Operation(END, 0, 0, 0, 0)
         self._copies = 0
@@ -150,10 +149,11 @@ class Layer:
 
     def _kind(self, last: int, kind: int) -> int:
         name = self._name(KIND)
-        base = (name << 8) + (last << 4)
-        keys = lambda node: (base + node, (base + node << 20) + 1 + self._last_symbol)  # noqa: E731
-        high = self.coder.bit(name, keys(1), kind >> 1)
-        return high << 1 | self.coder.bit(name, keys(2 + high), kind & 1)
+        base = (name << 100) + (last << 4)
+        after = base + (self._last_symbol + 1 << 8)
+        high = self.coder.bit(name, (base + 1, after + 1), kind >> 1)
+        node = 2 + high
+        return high << 1 | self.coder.bit(name, (base + node, after + node), kind & 1)
 
     def _copy(self, step: int, last: Operation, given: Operation, canvas: Indices) -> Operation:
         """A copy is predicted by the copy of the same rank in the picture before it."""
@@ -213,11 +213,11 @@ class Layer:
 
     def _symbol(self, symbol: int) -> int:
         name = self._name(SYMBOL)
-        first = (name << 40) + (self._last_symbol + 1 << 16)
-        second = (name << 40) + (self._older_symbol + 1 << 56) + (self._last_symbol + 1 << 16)
+        first = (name << 100) + (self._last_symbol + 1 << 16)
+        second = (name << 100) + (self._older_symbol + 1 << 56) + (self._last_symbol + 1 << 16)
         node = 1
         for shift in range(SYMBOL_BITS - 1, -1, -1):
-            keys = ((name << 40) + node, first + node, second + node)
+            keys = ((name << 100) + node, first + node, second + node)
             node = node << 1 | self.coder.bit(name, keys, symbol >> shift & 1)
         return node - (1 << SYMBOL_BITS)
 
@@ -227,7 +227,7 @@ class Layer:
         for row in range(self.height):
             name = self._name(ROW)
             alike = int(row > 0 and given is not None and np.array_equal(given[row], given[row - 1]))
-            if row and self.coder.bit(name, ((name << 8) + 1,), alike):
+            if row and self.coder.bit(name, ((name << 100) + 1,), alike):
                 canvas[row] = canvas[row - 1]
                 continue
             self._row(canvas, row, given[row] if given is not None else None)

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.errors import EncodeError
-from codec.frames import Frames
 from codec.strategies.procedural.canvas import (
     COPY,
     MAX_CODED_SAMPLES,
@@ -57,9 +56,9 @@ def to_palette(planes: Sequence[npt.NDArray[np.uint8]], colours: int | None) -> 
 
     `colours` None keeps every value. Raises EncodeError where that takes more than the syntax allows.
     """
-    joint = planes[0].astype(np.uint16)
+    joint: Indices = planes[0].astype(np.uint16)
     for plane in planes[1:]:
-        joint = joint << 8 | plane
+        joint = (joint << 8 | plane).astype(np.uint16)
     counts = np.bincount(joint.ravel(), minlength=1 << 8 * len(planes))
     values = np.flatnonzero(counts)
     parts = np.stack([values >> 8 * shift & 255 for shift in range(len(planes) - 1, -1, -1)], axis=1)
@@ -263,13 +262,14 @@ def pieces(wrong: _Mask) -> list[_Rectangle]:
     labels = np.where(wrong, labels, 0)
     rows, columns = np.nonzero(labels)
     names = labels[rows, columns]
-    boxes = np.empty((count, 4), dtype=np.int64)
-    boxes[:, :2], boxes[:, 2:] = 1 << 30, -1
-    np.minimum.at(boxes, (names, 0), columns)
-    np.minimum.at(boxes, (names, 1), rows)
-    np.maximum.at(boxes, (names, 2), columns)
-    np.maximum.at(boxes, (names, 3), rows)
-    return [(int(x), int(y), int(r - x + 1), int(b - y + 1)) for x, y, r, b in boxes[1:] if r >= 0]
+    left, top = (np.full(count, 1 << 30) for _ in range(2))
+    right, bottom = (np.full(count, -1) for _ in range(2))
+    np.minimum.at(left, names, columns)
+    np.minimum.at(top, names, rows)
+    np.maximum.at(right, names, columns)
+    np.maximum.at(bottom, names, rows)
+    boxes = zip(left, top, right - left + 1, bottom - top + 1, strict=True)
+    return [(int(x), int(y), int(w), int(h)) for x, y, w, h in boxes if w > 0]
 
 
 def reading_order(boxes: list[_Rectangle]) -> list[_Rectangle]:
@@ -333,8 +333,7 @@ def find_shift(source: Indices, picture: Indices, wrong: _Mask, steady: list[_Ve
 def _pattern(picture: Indices, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """Four samples in a row as one number."""
     parts = [picture[rows, columns + shift].astype(np.uint64) for shift in (-1, 0, 1, 2)]
-    joined: npt.NDArray[np.uint64] = parts[0] << 48 | parts[1] << 32 | parts[2] << 16 | parts[3]
-    return joined
+    return (parts[0] << 48 | parts[1] << 32 | parts[2] << 16 | parts[3]).astype(np.uint64)
 
 
 def _support(

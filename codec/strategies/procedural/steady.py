@@ -1,13 +1,14 @@
 """Finds the stills behind a scene that holds still, fades, cross-fades or shows one slide after another.
 
-Owns the search; what a shot means is `codec.strategies.procedural.stills`'s. A still is the mean of the frames that show
-it: noise averages out, so it costs less than any one of them and is closer to all others.
+Owns the search; what a shot means is `codec.strategies.procedural.stills`'s. A still is the mean of the frames that
+show it: noise averages out, so it costs less than any one of them and is closer to all others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -143,7 +144,7 @@ def _fade(frames: Frames, first: list[int], second: list[int]) -> Steady:
     return Steady(Frames(*planes), shots)
 
 
-def _rounded(solved: npt.NDArray[np.float64]) -> tuple[int, int, int]:
+def _rounded(solved: npt.NDArray[Any]) -> tuple[int, int, int]:
     values = [int(np.clip(np.rint(value * ONE), -(1 << 16), 1 << 16)) for value in solved[:-1]]
     offset = int(np.clip(np.rint(solved[-1] * ONE), -(1 << 22), 1 << 22))
     return values[0], values[1] if len(values) > 1 else 0, offset
@@ -161,13 +162,14 @@ def _estimate(plane: Plane, group: list[int]) -> Plane:
             total += gain * (plane[index] - offset)
             weight += gain * gain
     if not weight:
-        return plane[strongest]
+        return np.array(plane[strongest])
     mean: Plane = np.clip(np.rint(total / weight), 0, 255).astype(np.uint8)
     return mean
 
 
 def _sampled(plane: Plane, index: int) -> _Picture:
-    flat = plane[index].ravel()
+    flat: Plane = plane[index].ravel()
     # A stride that shares no factor with usual widths spreads the samples over all columns.
     step = max(1, flat.size // FIT_SAMPLES) | 1
-    return flat[::step].astype(np.float64)
+    sampled: _Picture = flat[::step].astype(np.float64)
+    return sampled
