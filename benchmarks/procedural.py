@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import bjontegaard
@@ -72,7 +73,7 @@ def _photograph(photo: np.ndarray) -> tuple[np.ndarray, ...]:
     return rgb_to_planes(cv2.resize(photo, SIZE, interpolation=cv2.INTER_AREA))
 
 
-def _with_noise(pictures: list[tuple[np.ndarray, ...]], sigma: float) -> Scene:
+def _with_noise(pictures: Sequence[tuple[np.ndarray, ...]], sigma: float) -> Scene:
     rng = np.random.default_rng(3)
     planes = []
     for plane, deviation in enumerate((sigma, sigma / 2, sigma / 2)):
@@ -88,18 +89,16 @@ def demo(scene: int) -> Scene:
 
 def clip(path: Path, first: int, last: int) -> Scene:
     with open_video(path) as source:
-        return source.read(last)[first:], source.video
+        return source.read(last)[first:], source.format
 
 
 def scenes(clips: Path | None) -> dict[str, Callable[[], Scene]]:
-    known: dict[str, Callable[[], Scene]] = {
-        f"noise{sigma}": (lambda sigma=sigma: noisy_still(sigma)) for sigma in (2, 4, 6)
-    }
+    known: dict[str, Callable[[], Scene]] = {f"noise{sigma}": partial(noisy_still, sigma) for sigma in (2, 4, 6)}
     known |= {"photo-slides": photo_slides, "text-slides": text_slides, "fade": fade}
-    known |= {f"demo{scene}": (lambda scene=scene: demo(scene)) for scene in range(4)}
+    known |= {f"demo{scene}": partial(demo, scene) for scene in range(4)}
     if clips:
-        known["mixed360-screen"] = lambda: clip(clips / "mixed360.mkv", 60, 90)
-        known["screen1080"] = lambda: clip(clips / "screen1080.mkv", 0, 60)
+        known["mixed360-screen"] = partial(clip, clips / "mixed360.mkv", 60, 90)
+        known["screen1080"] = partial(clip, clips / "screen1080.mkv", 0, 60)
     return known
 
 
