@@ -184,7 +184,7 @@ def test_a_patch_that_moves_over_a_still_is_refused(moving_picture: MovingPictur
     frames, video = noisy([photograph()] * 12, 2)
     small, _ = moving_picture(24, 24, 12)
     frames.y[:, 40:64, 60:84] = small.y
-    with pytest.raises(EncodeError, match="moves in ways"):
+    with pytest.raises(EncodeError, match="moves"):
         PROCEDURAL.encode(frames, video, still_settings(0.5))
 
 
@@ -201,7 +201,7 @@ def test_unknown_settings_are_refused_by_name() -> None:
         EncodeSettings(0.5, options={"still": "theora"}),
         EncodeSettings(0.5, options={"no-such-option": "1"}),
     ):
-        with pytest.raises(BadInputError, match="warp|5/4|theora|no-such-option"):
+        with pytest.raises(BadInputError, match=r"warp|5/4|theora|no-such-option"):
             PROCEDURAL.encode(frames, video, wrong)
 
 

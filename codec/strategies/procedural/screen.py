@@ -45,6 +45,8 @@ PICTURES_BACK = 24
 # Smaller pieces cost less as they are than as a copy.
 MIN_COPIED_SAMPLES = 9
 LINE_GAP = 48
+# A full page of small print has fewer; sorting takes the square of it.
+MAX_PIECES = 8192
 
 _Mask = npt.NDArray[np.bool_]
 _Rectangle = tuple[int, int, int, int]
@@ -139,7 +141,10 @@ class ScreenSearch:
                 other = estimate_background(picture)
                 if np.count_nonzero(other != picture) < np.count_nonzero(canvas != picture) // 2:
                     start, background, canvas, operations = None, other, other.copy(), []
-        for piece in reading_order(pieces(canvas != picture)):
+        differing = pieces(canvas != picture)
+        if len(differing) > MAX_PIECES:
+            raise EncodeError(f"procedural: a picture of {len(differing)} separate pieces is no screen")
+        for piece in reading_order(differing):
             operations.append(self._describe(step, piece, picture))
         self.pictures.append(picture)
         return Plan(start, background, operations)
