@@ -20,7 +20,7 @@ from codec.strategies.procedural.stills import MAX_STILLS, ONE, Shot, render
 
 BLOCK = 8
 # What a block's mean may be off before it counts as motion: grey levels beyond four deviations of its noise.
-LOCAL_LIMIT = 8.0
+LOCAL_LIMIT = 5.0
 NOISE_DEVIATIONS = 4.0
 # Structure that the description misses may be this share of the error that a quality stands for.
 STRUCTURE_SHARE = 0.25
