@@ -146,10 +146,11 @@ def require_screen(frames: Frames) -> None:
     for index in {0, len(frames) // 2, len(frames) - 1}:
         luma = frames.y[index]
         steps = np.abs(np.diff(luma.astype(np.int16), axis=1))
-        flat = 1 - np.count_nonzero(steps) / max(1, steps.size)
+        changes = int(np.count_nonzero(steps))
+        flat = 1 - changes / max(1, steps.size)
         if flat < SCREEN_FLATNESS:
             raise EncodeError(f"procedural: the scene is no screen, only {flat:.0%} of its samples repeat")
-        small = np.count_nonzero((steps > 0) & (steps < 3)) / max(1, np.count_nonzero(steps))
+        small = int(np.count_nonzero((steps > 0) & (steps < 3))) / max(1, changes)
         if small > MOST_SMALL_STEPS:
             raise EncodeError(
                 f"procedural: the scene is no screen, {small:.0%} of its steps are as small as a camera's"
