@@ -29,7 +29,7 @@ REGISTRY = {
     "semantic_latent": Registration(1),
     "i_frame_interpolation": Registration(2),
     "hybrid_semantic": Registration(3),
-    "procedural": Registration(4),
+    "procedural": Registration(4, "codec.strategies.procedural"),
     "x264": Registration(5, "codec.strategies.x264"),
     "x265": Registration(6, "codec.strategies.x265"),
     "av1": Registration(7, "codec.strategies.av1"),
