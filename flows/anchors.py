@@ -26,6 +26,7 @@ def anchors(
     """Measure each anchor that this campaign has not measured yet. Returns the status of each that was tried."""
     # Imported here for the same reason as in flows/experiment.py.
     from tasks.execute.clips import clip_set_hash, load_clip
+    from tasks.execute.forkserver import SERVER
     from tasks.execute.step import execute_anchor
     from tasks.measure.anchors import anchor_candidates
     from tasks.store.step import persist
@@ -39,6 +40,7 @@ def anchors(
     missing = pending(refs, store.experiments(campaign.name), retried=FAILURES)
     if not missing:
         return {}
+    SERVER.start()  # it imports torch while this process loads the clips
     clips = [load_clip(name, campaign.max_frames) for name in campaign.clips]
     require_same_frames(store.experiments(campaign.name), clip_set_hash(clips))
     progress = BatchProgress(campaign.name, [ref.experiment_id for ref in missing])

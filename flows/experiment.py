@@ -20,9 +20,11 @@ def experiment(
     """Measure a batch of candidates and keep the records. Returns the status of each experiment."""
     # Imported here: the loop's process loads this module's neighbours and must never load torch or a codec.
     from tasks.execute.clips import clip_set_hash, load_clip
+    from tasks.execute.forkserver import SERVER
     from tasks.execute.step import execute, execute_sealed
     from tasks.store.step import persist
 
+    SERVER.start()  # it imports torch while this process loads the clips
     campaign = batch.campaign
     store = Store.open(campaign.store)
     progress = BatchProgress(campaign.name, [ref.experiment_id for ref in batch.candidates])

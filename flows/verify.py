@@ -17,9 +17,11 @@ def verify(
 ) -> dict[str, str]:
     """Returns the verdict on each: "measured", or "cheat" where its bytes decode to anything else now."""
     # Imported here for the same reason as in flows/experiment.py.
+    from tasks.execute.forkserver import SERVER
     from tasks.execute.step import verify_one
     from tasks.store.step import persist_verification
 
+    SERVER.start()  # it imports torch while this process gets ready
     campaign = batch.campaign
     progress = BatchProgress(campaign.name, [ref.experiment_id for ref in batch.candidates])
     verdicts: dict[str, str] = {}

@@ -88,7 +88,11 @@ def zlib_candidate(encoder: str = ZLIB_ENCODER, decoder: str = ZLIB_DECODER) -> 
 
 
 def run(
-    candidate: Candidate, clips: Sequence[LoadedClip], qualities: Sequence[float] = (1.0,), **more: Any
+    candidate: Candidate,
+    clips: Sequence[LoadedClip],
+    qualities: Sequence[float] = (1.0,),
+    limits: Limits = LIMITS,
+    **more: Any,
 ) -> Evaluation:
     return evaluate(
         candidate,
@@ -96,8 +100,8 @@ def run(
         campaign="test",
         experiment_id="e1",
         qualities=qualities,
-        limits=LIMITS,
-        isolation=ProcessIsolation(LIMITS),
+        limits=limits,
+        isolation=ProcessIsolation(limits),
         **more,
     )
 
@@ -182,15 +186,15 @@ def test_a_failure_is_a_status_that_names_the_point(candidate: Candidate, status
     assert evaluation.points == evaluation.scenes == ()
 
 
-@pytest.mark.slow  # failed once in a dozen runs for a reason not yet found: see it fail before it is trusted again
 def test_the_first_failure_stops_the_other_points() -> None:
     encoder = ZLIB_ENCODER.replace("    y, u", "    while config['quality'] == 1.0: pass\n    y, u", 1)
     encoder = encoder.replace("    print", "    raise RuntimeError('broken')\n    print")
+    patient = LIMITS.model_copy(update={"encode_seconds": 300})
     started = time.monotonic()
-    evaluation = run(zlib_candidate(encoder=encoder), [clip_of()], (1.0, 0.5, 1.0))
+    evaluation = run(zlib_candidate(encoder=encoder), [clip_of()], (1.0, 0.5, 1.0), limits=patient)
     assert evaluation.status == "crashed"
     assert evaluation.reason == "encode of gradient at quality 0.5: RuntimeError: broken"
-    assert time.monotonic() - started < LIMITS.encode_seconds
+    assert time.monotonic() - started < 120
 
 
 def test_a_cancelled_experiment_counts_against_nobody() -> None:
