@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import imageio_ffmpeg
 import pytest
@@ -24,9 +26,11 @@ from codec.bitstream import EvcReader
 from codec.strategies import name_of
 from flows.local import LocalLab, prefect_api
 from tasks.analyze.leaderboard import standings
+from tasks.analyze.promotion import champion
 from tasks.analyze.summary import artifact_key
 from tasks.campaign import Campaign
 from tasks.execute import forkserver
+from tasks.store.records import Split
 from tasks.store.store import Store
 
 # The loop as the cpu worker runs it, in a process of its own, which tells at its end what it has imported.
@@ -58,10 +62,12 @@ def runs_of(lab: LocalLab, campaign: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def real_campaign(lab: LocalLab, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """2 iterations × 1 candidate on the first frames of a real clip."""
+    """2 iterations × 1 candidate on the first frames of a real clip, with others to select by and to be sealed."""
     return Campaign(
         name="real",
         clips=(str(clips / "parkjoy.mkv"),),
+        select=(str(clips / "mixed360.mkv"),),
+        sealed=(str(clips / "talk512.mkv"),),
         iterations=2,
         candidates=1,
         max_frames=6,
@@ -83,15 +89,36 @@ def test_every_candidate_is_measured_and_ranked_against_the_anchors(
     store = Store.open(real_campaign.store)
     experiments = store.experiments("real")
     assert {record.status for record in experiments} == {"measured"}
-    assert sorted(record.kind for record in experiments) == ["anchor"] * 2 + ["candidate"] * 2
+    kinds = Counter(record.kind for record in experiments)
+    assert (kinds["anchor"], kinds["candidate"], kinds["verification"]) == (2, 2, 2)
     points = store.points("real")
-    assert all(point.frames == 6 and point.kbps > 0 and 15 < point.psnr_y < 60 for point in points)
+    assert all(point.frames in (5, 6) and point.kbps > 0 and 15 < point.psnr_y < 60 for point in points)
     for point in points:
-        if "anchor" not in point.experiment_id and "real-0" in point.experiment_id:
+        if point.experiment_id in ("real-001-1", "real-002-1"):
             assert len(store.get_blob(point.bitstream_hash)) == point.bytes_total
     board = standings(experiments, points, real_campaign.targets, scenes=store.scenes("real"))
     ranked = [row for row in board if row.kind == "candidate"]
-    assert all(row.mean_bd_rate is not None for row in ranked)
+    assert all(row.mean_bd_rate is not None and row.rank is not None and row.verified for row in ranked)
+    assert len([row for row in ranked if row.champion]) == 1
+
+
+def test_promotion_and_the_last_word_are_on_clips_of_their_own(
+    finished: dict[str, object], real_campaign: Campaign
+) -> None:
+    store = Store.open(real_campaign.store)
+    first = next(record for record in store.experiments("real") if record.experiment_id == "real-001-1")
+    assert [(stage.name, stage.passed) for stage in first.stages][-1] == ("select", True)
+    best = champion(store.experiments("real"))
+    assert best is not None
+    sealed = next(record for record in store.experiments("real") if record.experiment_id.endswith(".sealed"))
+    assert (sealed.kind, sealed.experiment_id) == ("control", f"{best.experiment_id}.sealed")
+    assert sealed.stages[0].note.startswith("against x265-medium: ")
+    clips = {split: {point.clip for point in store.points("real") if point.split == split} for split in get_args(Split)}
+    assert clips == {
+        "dev": set(real_campaign.clips),
+        "select": set(real_campaign.select),
+        "sealed": set(real_campaign.sealed),
+    }
 
 
 # FFmpeg's name of each raw stream. VVC is 10-bit inside, and rounding it to 8 bits is the container's affair.
@@ -106,6 +133,8 @@ def test_bytes_and_psnr_agree_with_an_independent_ffmpeg(
     anchors = {record.experiment_id for record in store.experiments("real") if record.kind == "anchor"}
     checked = 0
     for point in store.points("real"):
+        if point.split != "dev":
+            continue
         blob = store.get_blob(point.bitstream_hash)
         reader = EvcReader(io.BytesIO(blob))
         entries = list(reader.scenes())
@@ -263,7 +292,7 @@ def test_a_killed_worker_costs_nothing_and_ctrl_c_leaves_nothing(tmp_path: Path)
     assert "the gpu worker died" in out
     assert (tmp_path / ".evocodec" / "report-demo.html").stat().st_size > 10_000
     statuses = [record.status for record in Store.open(str(store_folder)).experiments("demo")]
-    assert statuses.count("measured") == 3  # two anchors, one candidate
+    assert statuses.count("measured") == 4  # two anchors, one candidate, its verification
 
     with start_campaign(tmp_path, iterations=2) as process:
         assert wait_until(lambda: candidates_below(process.pid), 120)
