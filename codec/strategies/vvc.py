@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import tempfile
+import threading
 from collections.abc import Mapping
 from typing import IO, cast
 
@@ -37,7 +38,7 @@ def encode_stream(frames: Frames, video: VideoFormat, rate: float, preset: str, 
     # its exit code and what it said tell why, not the broken pipe.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err)
+            process = _start(command, out, err)
         except OSError as error:
             raise EncodeError(f"vvc cannot start ffmpeg, which it needs to encode: {error}") from error
         with process, contextlib.suppress(BrokenPipeError), cast(IO[bytes], process.stdin) as pipe:
@@ -45,6 +46,7 @@ def encode_stream(frames: Frames, video: VideoFormat, rate: float, preset: str, 
                 for plane in frames.planes():
                     pipe.write((plane[index].astype("<u2") << 2).tobytes())
         code = process.returncode
+        _running.discard(process)
         err.seek(0)
         said = err.read().decode(errors="replace").strip().splitlines()
         if code != 0:
@@ -53,6 +55,29 @@ def encode_stream(frames: Frames, video: VideoFormat, rate: float, preset: str, 
             raise EncodeError(f"vvc failed at {shown}: {reason}")
         out.seek(0)
         return out.read()
+
+
+_running: set[subprocess.Popen[bytes]] = set()
+_starting = threading.Lock()
+_stopped = False
+
+
+def _start(command: list[str], out: IO[bytes], err: IO[bytes]) -> subprocess.Popen[bytes]:
+    with _starting:
+        if _stopped:
+            raise EncodeError("vvc was stopped")
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err)
+        _running.add(process)
+        return process
+
+
+def stop_encoders() -> None:
+    """Kill every ffmpeg that codes for this process, and start no more: for a process that is about to end."""
+    global _stopped
+    with _starting:
+        _stopped = True
+        for process in _running:
+            process.kill()
 
 
 def _ffmpeg() -> str:
