@@ -106,7 +106,7 @@ KNOBS = {
     "x264": RateKnob(1, 51, 0.25, 1, (1.75, 3.5, 5.45, 7.25, 9.1, 10.9), _X26X_RATES),
     "x265": RateKnob(1, 51, 0.25, 1, (2.35, 4.0, 5.85, 7.8, 9.55, 11.35), _X26X_RATES),
     "av1": RateKnob(1, 70, 0.25, 2, (2.75, 3.75, 4.8, 5.85, 6.95, 8.1, 9.55, 11.95), _AV1_RATES),
-    "vvc": RateKnob(0, 63, 1, 1, (3.15, 4.75, 6.25, 7.75, 9.05, 10.35, 11.6), _VVC_RATES),
+    "vvc": RateKnob(0, 63, 0.5, 1, (3.15, 4.75, 6.25, 7.75, 9.05, 10.35, 11.6), _VVC_RATES),
 }
 # A strategy that is not in the table is turned by its quality knob, which is taken to mean the same as ours.
 QUALITY_KNOB = RateKnob(
