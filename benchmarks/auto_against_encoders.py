@@ -144,7 +144,7 @@ class Points:
 
 
 def convex_hull(points: Iterator[Point]) -> list[Point]:
-    """The points of which no mixture of two others is better, by rising rate."""
+    """The points of which no mixture of two others is better, in rate and squared error, by rising rate."""
     hull: list[Point] = []
     for point in sorted(set(points)):
         if hull and point[1] <= hull[-1][1]:
@@ -156,9 +156,9 @@ def convex_hull(points: Iterator[Point]) -> list[Point]:
 
 
 def _slope(one: Point, other: Point) -> float:
-    """In log rate, where BD-rate is taken; a point at equal rate and more quality is infinitely steep."""
-    step = math.log(other[0] / one[0])
-    return (other[1] - one[1]) / step if step else math.inf
+    """What a kilobit more saves in squared error."""
+    saved = 10 ** (-one[1] / 10) - 10 ** (-other[1] / 10)
+    return saved / (other[0] - one[0]) if other[0] > one[0] else math.inf
 
 
 def bd_rate(anchor: Sequence[Point], test: Sequence[Point]) -> float:

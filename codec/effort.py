@@ -14,6 +14,12 @@ MAX_EFFORT = 10
 
 # On screen content SVT-AV1 with screen tools makes about half of the bytes; on everything else they only cost time.
 SCREEN_OPTIONS = {"av1": (("scm", "1"),)}
+# Encoder parameters of which now one and now the other setting is better, by 1 to 8% of the cost; no feature tells
+# which: SVT-AV1's temporal filter and its quantiser by block, VVenC's bits for the intra picture.
+VARIANTS = {
+    "av1": ((("enable-tf", "0"),), (("aq-mode", "0"),)),
+    "vvc": ((("IntraQPOffset", "-1"),),),
+}
 # Strategies for one kind of content, and the classes that have a chance of being that kind.
 SPECIALISTS: dict[str, frozenset[SceneClass]] = {"procedural": frozenset({"screen", "static", "talking_head"})}
 
@@ -35,12 +41,14 @@ class Effort:
     scaled   of so many of the best tools the smaller scales are tried
     refined  of so many of the best (tool, scale) pairs the rates beside the predicted one are tried …
     probes   … with at most so many encodes each
+    varied   of so many of the best pairs the encoder's variants are tried, one on top of the other where they help
     """
 
     tools: tuple[Tool, ...]
     scaled: int
     refined: int
     probes: int
+    varied: int
 
 
 def _tools(*names: str) -> tuple[Tool, ...]:
@@ -51,16 +59,16 @@ def _tools(*names: str) -> tuple[Tool, ...]:
 # Presets by speed on one core: SVT-AV1 8, 6 and 4 and VVenC faster code one 1080p frame in 0.1 to 0.4 s, VVenC fast in
 # 0.8 s, VVenC medium in 3 s.
 EFFORTS = (
-    Effort(_tools("av1 8"), 0, 0, 0),
-    Effort(_tools("av1 8"), 1, 0, 0),
-    Effort(_tools("av1 6", "procedural"), 1, 1, 1),
-    Effort(_tools("av1 5", "vvc faster", "procedural"), 1, 0, 0),
-    Effort(_tools("av1 4", "vvc faster", "procedural"), 1, 1, 2),
-    Effort(_tools("av1 4", "vvc faster", "procedural"), 2, 2, 3),
-    Effort(_tools("av1 4", "vvc fast", "procedural"), 1, 1, 2),
-    Effort(_tools("av1 3", "vvc fast", "x265 slow", "procedural", "hybrid_semantic"), 2, 1, 3),
-    Effort(_tools("av1 3", "vvc medium", "procedural", "hybrid_semantic"), 1, 1, 2),
-    Effort(_tools("av1 2", "vvc medium", "x265 slower", "procedural", "hybrid_semantic"), 2, 2, 3),
+    Effort(_tools("av1 8"), 0, 0, 0, 0),
+    Effort(_tools("av1 8"), 1, 0, 0, 0),
+    Effort(_tools("av1 6", "procedural"), 1, 1, 1, 0),
+    Effort(_tools("av1 5", "vvc faster", "procedural"), 1, 0, 0, 1),
+    Effort(_tools("av1 4", "vvc faster", "procedural"), 1, 1, 2, 1),
+    Effort(_tools("av1 4", "vvc faster", "procedural"), 2, 2, 3, 2),
+    Effort(_tools("av1 4", "vvc fast", "procedural"), 1, 1, 2, 1),
+    Effort(_tools("av1 3", "vvc fast", "x265 slow", "procedural", "hybrid_semantic"), 2, 1, 3, 2),
+    Effort(_tools("av1 3", "vvc medium", "procedural", "hybrid_semantic"), 1, 1, 2, 1),
+    Effort(_tools("av1 2", "vvc medium", "x265 slower", "procedural", "hybrid_semantic"), 2, 2, 3, 2),
     Effort(
         _tools(
             "av1 2",
@@ -72,6 +80,7 @@ EFFORTS = (
         3,
         3,
         4,
+        3,
     ),
 )
 

@@ -6,6 +6,7 @@ Owns the search over encoders, scales and rates, and the record of it. What is o
     tools at full size, at the rate that lambda predicts
       -> smaller scales of the best tools, unless scaling alone already costs more than the best coding
       -> rates beside the predicted one for the best pairs
+      -> variants of the encoder's settings for the best pairs
 
 Every figure is of a real payload, decoded. A trial that fails is recorded and out. The same scene and settings always
 try the same codings in the same order, so the choice does not depend on speed, threads or other scenes.
@@ -20,7 +21,7 @@ from math import floor, inf
 from codec import strategies
 from codec.bitstream import frames_hash
 from codec.config import AUTO, CodecConfig
-from codec.effort import EFFORTS, Effort, Tool, shortlist
+from codec.effort import EFFORTS, VARIANTS, Effort, Tool, shortlist
 from codec.errors import EncodeError, EvocodecError
 from codec.frames import Frames, VideoFormat
 from codec.rate_distortion import KNOBS, QUALITY_KNOB, PlaneErrors, RateKnob, lambda_of_quality, plane_errors
@@ -35,10 +36,11 @@ SCALE_PATIENCE = 1.03
 # second factor of the best are coded again.
 NEAR_LAMBDA = 2.0
 WORTH_ANOTHER_LOOK = 1.08
+MOST_LOOKS = 3
 SCALE_SAMPLES = 3
-# VVenC takes whole QPs. An offset of -2 instead of -3 for intra pictures comes out about half a step coarser, and no
-# worse for its bits.
-HALF_STEPS = {"vvc": {"IntraQPOffset": "-2"}}
+# VVenC takes whole QPs. An offset for intra pictures of one more than the usual -3 comes out about half a step coarser,
+# and no worse for its bits.
+HALF_STEPS = {"vvc": ("IntraQPOffset", -3)}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Coding:
     def settings(self) -> EncodeSettings:
         options, rates = dict(self.options), self.quality_range
         if self.strategy in HALF_STEPS and self.rate % 1:
-            options = {**HALF_STEPS[self.strategy], **options}
+            option, usual = HALF_STEPS[self.strategy]
+            options[option] = str(int(options.get(option, usual)) + 1)
             rates = (floor(self.rate), floor(self.rate))
         return EncodeSettings(self.quality, self.preset, self.scale, rates, options)
 
@@ -220,7 +223,7 @@ class _Search:
     def look(self, tools: tuple[Tool, ...]) -> None:
         """The whole search, from nothing."""
         effort = self._effort
-        self._expected = len(tools) + effort.scaled * (len(SCALES) - 1) + effort.refined * effort.probes
+        self._expected = len(tools) + effort.scaled * (len(SCALES) - 1) + effort.refined * effort.probes + effort.varied
         for tool in tools:
             self._try_predicted(Coding(tool.strategy, tool.preset, options=tool.options))
         floors = self._scaling_floors() if effort.scaled else {}
@@ -229,6 +232,8 @@ class _Search:
             self._try_scales(family, floors)
         for family in self._ranked()[: effort.refined]:
             self._refine(family)
+        for family in self._ranked()[: effort.varied]:
+            self._vary(family)
         self._memory.searched.append(self._lambda)
 
     def look_again(self) -> None:
@@ -239,7 +244,8 @@ class _Search:
             cost = trial.cost(self._lambda)
             bounds[trial.coding.family] = min(cost, bounds.get(trial.coding.family, inf))
         limit = WORTH_ANOTHER_LOOK * min(bounds.values(), default=inf)
-        families = [family for family, bound in bounds.items() if bound <= limit]
+        near = (family for family, bound in bounds.items() if bound <= limit)
+        families = sorted(near, key=bounds.__getitem__)[:MOST_LOOKS]
         self._expected = len(families)
         for family in families:
             self._try_predicted(family)
@@ -341,5 +347,18 @@ class _Search:
                 if cost >= start:
                     break
                 start, coding = cost, aside
-        predicted = knob.at(self._lambda * float(SCALES[family.scale]) ** 2)
-        self._memory.asides[family] = coding.rate - knob.rounded(predicted)
+        self._remember(coding)
+
+    def _vary(self, family: Coding) -> None:
+        """Change the encoder's settings one after the other at the best rate known; what helps stays."""
+        least, coding = self._best_of(family)
+        for variant in VARIANTS.get(family.strategy, ()):
+            varied = replace(coding, options=(*coding.options, *variant))
+            cost = self._try(varied)
+            if cost < least:
+                least, coding = cost, varied
+                self._remember(coding)
+
+    def _remember(self, coding: Coding) -> None:
+        predicted = coding.knob.at(self._lambda * float(SCALES[coding.scale]) ** 2)
+        self._memory.asides[coding.family] = coding.rate - coding.knob.rounded(predicted)
