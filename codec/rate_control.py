@@ -5,19 +5,20 @@ measured from what it wrote; scenes remember their trials from pass to pass, so 
 new. The source is read anew for every pass, which bounds memory to the scenes in work, however long the stream.
 
 Bytes grow and quality rises with the knob, both about exponentially, so passes follow a secant on a logarithmic scale
-inside a shrinking bracket. Encoders have steps: where two neighbouring settings lie on both sides of the target and
-neither is near enough, the nearer one is kept and the miss is told.
+inside a shrinking bracket. Where a change of encoder or scale steps over the target, the search goes on with those of
+the nearest pass. Encoders have steps too: where two neighbouring rates lie on both sides of the target and neither is
+near enough, the nearer one is kept and the miss is told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import log2
 from typing import BinaryIO, Literal
 
-from codec.config import CodecConfig
+from codec.config import AUTO, CodecConfig
 from codec.decoding_agent import DecodingAgent
 from codec.encoding_agent import EncodeReport, EncodingAgent
 from codec.errors import BadInputError
@@ -34,6 +35,7 @@ UNIT: dict[Metric, str] = {"kbps": "kbps", "psnr_y": "dB PSNR-Y", "ssim_y": "SSI
 MAX_PASSES = 12
 NARROWEST = 0.002
 FIRST_QUALITY = 0.5
+PINNED_REACH = 0.05
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,14 @@ def encode_to_target(
         return _figure(target, reports[quality], source, video, sink)
 
     reached = search(target, encode)
+    if reached.miss and 0 < reached.quality < 1 and config.strategy == AUTO:
+        # A change of encoder or scale is a step. Without any, the rates alone come nearer.
+        for memory, scene in zip(memories, reports[reached.quality].scenes, strict=True):
+            memory.pin(scene.chosen.coding, reached.quality)
+        reports.clear()
+        around = (max(0.0, reached.quality - PINNED_REACH), min(1.0, reached.quality + PINNED_REACH))
+        pinned = search(target, encode, first=reached.quality, within=around)
+        reached = replace(pinned, passes=reached.passes + pinned.passes)
     if list(reports)[-1] != reached.quality:  # a later pass was worse, and its file is what the sink holds
         del reports[reached.quality]
         encode(reached.quality)
@@ -109,11 +119,16 @@ def kbps(size: int, frames: int, frame_rate: Fraction) -> float:
     return float(size * 8 * frame_rate / frames / 1000)
 
 
-def search(target: Target, encode: Callable[[float], float]) -> Reached:
+def search(
+    target: Target,
+    encode: Callable[[float], float],
+    first: float = FIRST_QUALITY,
+    within: tuple[float, float] = (0.0, 1.0),
+) -> Reached:
     """Call `encode(quality)`, which gives the figure reached, until it is the target's, or the bracket is closed."""
     figures: dict[float, float] = {}
-    low, high = 0.0, 1.0
-    quality = FIRST_QUALITY
+    low, high = within
+    quality = first
     while len(figures) < MAX_PASSES:
         figures[quality] = encode(quality)
         if target.reached_by(figures[quality]):
@@ -124,14 +139,16 @@ def search(target: Target, encode: Callable[[float], float]) -> Reached:
             high = min(high, quality)
         if high - low < NARROWEST:
             break
-        quality = _next_quality(target, figures, low, high)
+        quality = _next_quality(target, figures, low, high, within)
         if quality in figures:
             break
     nearest = min(figures, key=lambda known: abs(target.scaled(figures[known]) - target.scaled(target.value)))
     return Reached(target.metric, nearest, figures[nearest], len(figures), _miss(target, nearest, figures))
 
 
-def _next_quality(target: Target, figures: dict[float, float], low: float, high: float) -> float:
+def _next_quality(
+    target: Target, figures: dict[float, float], low: float, high: float, within: tuple[float, float]
+) -> float:
     """Where the straight through the two known points nearest to the target meets it, kept inside the bracket."""
     wanted = target.scaled(target.value)
     near = sorted(figures, key=lambda known: abs(target.scaled(figures[known]) - wanted))[:2]
@@ -145,7 +162,7 @@ def _next_quality(target: Target, figures: dict[float, float], low: float, high:
     if len(figures) % 3 == 0 and figures.keys() >= {low, high}:  # a secant crawls where the encoders step
         guess = (low + high) / 2
     # The ends are asked for themselves; near a point already known, little would be learnt.
-    ends = {end for end in (0.0, 1.0) if end not in figures}
+    ends = {end for end in within if end not in figures}
     margin = (high - low) / 16
     inside = min(max(guess, low if low in ends else low + margin), high if high in ends else high - margin)
     return round(inside, 4)

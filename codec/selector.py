@@ -113,12 +113,18 @@ class SceneMemory:
     """What is known of a scene from searches at other lambdas: they repeat no encode and look only where it pays.
 
     `searched` are the lambdas of full searches; `asides` says by how much the best rate of a family of codings lay off
-    the one that lambda predicts.
+    the one that lambda predicts; where `pinned` is set, nothing but the rate of that family follows lambda.
     """
 
     trials: dict[Coding, Trial] = field(default_factory=dict)
     searched: list[float] = field(default_factory=list)
     asides: dict[Coding, float] = field(default_factory=dict)
+    pinned: Coding | None = None
+
+    def pin(self, coding: Coding, quality: float) -> None:
+        """Stay with this coding, which was the choice at `quality`, but for its rate."""
+        self.pinned = coding.family
+        self.asides[coding.family] = coding.rate - _predicted_rate(coding, lambda_of_quality(quality))
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,9 @@ class CompressionStrategySelector:
         effort = EFFORTS[config.effort]
         lambda_rd = lambda_of_quality(config.quality)
         search = _Search(frames, video, lambda_rd, effort, memory, on_trial)
-        if any(1 / NEAR_LAMBDA <= known / lambda_rd <= NEAR_LAMBDA for known in memory.searched):
+        if memory.pinned:
+            search.look_at(memory.pinned)
+        elif any(1 / NEAR_LAMBDA <= known / lambda_rd <= NEAR_LAMBDA for known in memory.searched):
             search.look_again()
         else:
             search.look(shortlist(effort, scene_class))
@@ -196,6 +204,14 @@ def _run(coding: Coding, frames: Frames, video: VideoFormat) -> tuple[bytes, Tri
     decoded = strategy.decode(payload, video, len(frames))
     errors = plane_errors(frames, decoded)
     return payload, Trial(coding, len(payload), errors, errors.weighted(video), frames_hash(decoded))
+
+
+def _predicted_rate(coding: Coding, lambda_rd: float) -> float:
+    """The rate at which this kind of coding usually has the slope `lambda_rd`, unrounded.
+
+    Halving both sides spreads each squared error over four samples: the coder must work to a quarter of lambda.
+    """
+    return coding.knob.at(lambda_rd * float(SCALES[coding.scale]) ** 2)
 
 
 class _Search:
@@ -250,6 +266,10 @@ class _Search:
         for family in families:
             self._try_predicted(family)
 
+    def look_at(self, family: Coding) -> None:
+        """No search: one family at the rate that lambda predicts."""
+        self._try_predicted(family)
+
     def choice(self) -> Choice:
         """The coding that costs least. Raises EncodeError where none succeeded."""
         trials = tuple(self._looked_at.values())
@@ -272,9 +292,7 @@ class _Search:
 
     def _try_predicted(self, family: Coding) -> float:
         """The cost of a family at the rate that lambda predicts for it."""
-        # Halving both sides spreads each squared error over four samples: the coder must work to a quarter of lambda.
-        scaled = self._lambda * float(SCALES[family.scale]) ** 2
-        rate = family.knob.at(scaled) + self._memory.asides.get(family, 0.0)
+        rate = _predicted_rate(family, self._lambda) + self._memory.asides.get(family, 0.0)
         return self._try(family.at(family.knob.rounded(rate)))
 
     def _try(self, coding: Coding) -> float:
@@ -360,5 +378,4 @@ class _Search:
                 self._remember(coding)
 
     def _remember(self, coding: Coding) -> None:
-        predicted = coding.knob.at(self._lambda * float(SCALES[coding.scale]) ** 2)
-        self._memory.asides[coding.family] = coding.rate - coding.knob.rounded(predicted)
+        self._memory.asides[coding.family] = coding.rate - _predicted_rate(coding, self._lambda)
