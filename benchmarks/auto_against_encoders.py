@@ -33,7 +33,7 @@ from codec.quality import psnr
 from codec.rate_distortion import KNOBS, lambda_of_quality, plane_errors
 from codec.resample import SCALES
 from codec.scenes import SceneClassifier, split_scenes
-from codec.selector import Coding
+from codec.selector import HALF_STEPS, Coding
 from codec.video import open_video
 from codec.whole_file import whole_file
 
@@ -117,7 +117,8 @@ class Points:
 
     def single(self, tool: Tool, scale: str, quality: float) -> Point:
         knob = KNOBS[tool.strategy]
-        rate = knob.rounded(knob.at(lambda_of_quality(quality) * float(SCALES[scale]) ** 2))
+        predicted = knob.at(lambda_of_quality(quality) * float(SCALES[scale]) ** 2)
+        rate = knob.rounded(round(predicted) if tool.strategy in HALF_STEPS else predicted)
         coding = Coding(tool.strategy, tool.preset, scale, options=tool.options).at(rate)
 
         def encode() -> tuple[int, int]:

@@ -149,17 +149,17 @@ def search(
 def _next_quality(
     target: Target, figures: dict[float, float], low: float, high: float, within: tuple[float, float]
 ) -> float:
-    """Where the straight through the two known points nearest to the target meets it, kept inside the bracket."""
+    """Where the straight through the two points around the target, or nearest to it, meets it; inside the bracket."""
     wanted = target.scaled(target.value)
-    near = sorted(figures, key=lambda known: abs(target.scaled(figures[known]) - wanted))[:2]
-    if len(near) == 1:
-        # Over the whole knob the bitrate changes about 200-fold and PSNR-Y by 20 dB.
-        slope = {"kbps": 8.0, "psnr_y": 20.0, "ssim_y": 5.0}[target.metric]
-        guess = near[0] + (wanted - target.scaled(figures[near[0]])) / slope
-    else:
-        (x0, y0), (x1, y1) = ((known, target.scaled(figures[known])) for known in near)
-        guess = x0 + (wanted - y0) * (x1 - x0) / (y1 - y0) if y1 != y0 else (low + high) / 2
-    if len(figures) % 3 == 0 and figures.keys() >= {low, high}:  # a secant crawls where the encoders step
+    known = {quality: target.scaled(figure) for quality, figure in figures.items()}
+    bracketed = known.keys() >= {low, high}
+    near = (low, high) if bracketed else sorted(known, key=lambda quality: abs(known[quality] - wanted))[:2]
+    # Over the whole knob the bitrate changes about 100-fold and PSNR-Y by 16 dB.
+    slope = {"kbps": 6.5, "psnr_y": 16.0, "ssim_y": 5.0}[target.metric]
+    if len(near) == 2 and (known[near[1]] - known[near[0]]) * (near[1] - near[0]) > 0:
+        slope = (known[near[1]] - known[near[0]]) / (near[1] - near[0])
+    guess = near[0] + (wanted - known[near[0]]) / slope
+    if bracketed and len(figures) % 3 == 0:  # a secant crawls where the encoders step
         guess = (low + high) / 2
     # The ends are asked for themselves; near a point already known, little would be learnt.
     ends = {end for end in within if end not in figures}

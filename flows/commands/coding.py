@@ -195,4 +195,14 @@ def _bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[i
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)
-        yield lambda frames: progress.update(task, completed=frames)
+        done, passes = 0, 1
+
+        def advance_to(frames: int) -> None:
+            nonlocal done, passes
+            if frames < done:  # a search for a target begins again
+                passes += 1
+                progress.reset(task, total=done, description=f"{what}, pass {passes}")
+            done = frames
+            progress.update(task, completed=frames)
+
+        yield advance_to

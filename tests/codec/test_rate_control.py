@@ -14,6 +14,7 @@ from codec.rate_control import MAX_PASSES, Metric, Reached, Target, encode_to_ta
 from tests.codec.conftest import MovingPicture
 
 QUICK = CodecConfig(strategy="x264", preset="veryfast")
+AUTO = CodecConfig(strategy="auto", effort=0)
 CURVES: dict[Metric, Callable[[float], float]] = {
     "kbps": lambda quality: 20 * 200**quality,
     "psnr_y": lambda quality: 26 + 25 * quality - 6 * quality**2,
@@ -93,7 +94,9 @@ def test_a_figure_that_is_not_monotone_ends_the_search_with_the_nearest() -> Non
 
 
 @pytest.mark.parametrize(("metric", "value"), [("kbps", 130), ("psnr_y", 36.0), ("ssim_y", 0.95)])
-@pytest.mark.parametrize("config", [QUICK, CodecConfig(strategy="auto", effort=1)])
+@pytest.mark.parametrize(
+    "config", [QUICK, AUTO, pytest.param(AUTO.model_copy(update={"effort": 4}), marks=pytest.mark.slow)]
+)
 def test_the_file_has_what_was_asked_for(
     metric: Metric, value: float, config: CodecConfig, moving_picture: MovingPicture
 ) -> None:
