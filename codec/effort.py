@@ -18,8 +18,10 @@ SCREEN_OPTIONS = {"av1": (("scm", "1"),)}
 # which: SVT-AV1's temporal filter and its quantiser by block, VVenC's bits for the intra picture.
 VARIANTS = {
     "av1": ((("enable-tf", "0"),), (("aq-mode", "0"),)),
-    "vvc": ((("IntraQPOffset", "-1"),),),
+    "vvc": ((("intraqpoffset", "-1"),),),
 }
+# The strategy that restores what a traditional base layer lost.
+ENHANCER = "hybrid_semantic"
 # Strategies for one kind of content, and the classes that have a chance of being that kind.
 SPECIALISTS: dict[str, frozenset[SceneClass]] = {"procedural": frozenset({"screen", "static", "talking_head"})}
 
@@ -37,11 +39,12 @@ class Tool:
 class Effort:
     """One level.
 
-    tools    all are tried at the rate that lambda predicts, at full size
-    scaled   of so many of the best tools the smaller scales are tried
-    refined  of so many of the best (tool, scale) pairs the rates beside the predicted one are tried …
-    probes   … with at most so many encodes each
-    varied   of so many of the best pairs the encoder's variants are tried, one on top of the other where they help
+    tools     all are tried at the rate that lambda predicts, at full size
+    scaled    of so many of the best tools the smaller scales are tried
+    refined   of so many of the best (tool, scale) pairs the rates beside the predicted one are tried …
+    probes    … with at most so many encodes each
+    varied    of so many of the best pairs the encoder's variants are tried, one on top of the other where they help
+    enhanced  whether a network is tried on top of the best coding
     """
 
     tools: tuple[Tool, ...]
@@ -49,6 +52,7 @@ class Effort:
     refined: int
     probes: int
     varied: int
+    enhanced: bool = False
 
 
 def _tools(*names: str) -> tuple[Tool, ...]:
@@ -66,21 +70,22 @@ EFFORTS = (
     Effort(_tools("av1 4", "vvc faster", "procedural"), 1, 1, 2, 1),
     Effort(_tools("av1 4", "vvc faster", "procedural"), 2, 2, 3, 2),
     Effort(_tools("av1 4", "vvc fast", "procedural"), 1, 1, 2, 1),
-    Effort(_tools("av1 3", "vvc fast", "x265 slow", "procedural", "hybrid_semantic"), 2, 1, 3, 2),
-    Effort(_tools("av1 3", "vvc medium", "procedural", "hybrid_semantic"), 1, 1, 2, 1),
-    Effort(_tools("av1 2", "vvc medium", "x265 slower", "procedural", "hybrid_semantic"), 2, 2, 3, 2),
+    Effort(_tools("av1 3", "vvc fast", "x265 slow", "procedural"), 2, 1, 3, 2, True),
+    Effort(_tools("av1 3", "vvc medium", "procedural"), 1, 1, 2, 1, True),
+    Effort(_tools("av1 2", "vvc medium", "x265 slower", "procedural"), 2, 2, 3, 2, True),
     Effort(
         _tools(
             "av1 2",
             "vvc medium",
             "x265 slower",
             "x264 veryslow",
-            *("procedural", "hybrid_semantic", "i_frame_interpolation", "semantic_latent"),
+            *("procedural", "i_frame_interpolation", "semantic_latent"),
         ),
         3,
         3,
         4,
         3,
+        True,
     ),
 )
 

@@ -21,7 +21,7 @@ from math import floor, inf
 from codec import strategies
 from codec.bitstream import frames_hash
 from codec.config import AUTO, CodecConfig
-from codec.effort import EFFORTS, VARIANTS, Effort, Tool, shortlist
+from codec.effort import EFFORTS, ENHANCER, VARIANTS, Effort, Tool, shortlist
 from codec.errors import EncodeError, EvocodecError
 from codec.frames import Frames, VideoFormat
 from codec.rate_distortion import KNOBS, QUALITY_KNOB, PlaneErrors, RateKnob, lambda_of_quality, plane_errors
@@ -40,7 +40,7 @@ MOST_LOOKS = 3
 SCALE_SAMPLES = 3
 # VVenC takes whole QPs. An offset for intra pictures of one more than the usual -3 comes out about half a step coarser,
 # and no worse for its bits.
-HALF_STEPS = {"vvc": ("IntraQPOffset", -3)}
+HALF_STEPS = {"vvc": ("intraqpoffset", -3)}
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,16 @@ class Coding:
     @property
     def settings(self) -> EncodeSettings:
         options, rates = dict(self.options), self.quality_range
-        if self.strategy in HALF_STEPS and self.rate % 1:
-            option, usual = HALF_STEPS[self.strategy]
+        if self.encoder in HALF_STEPS and self.rate % 1:
+            option, usual = HALF_STEPS[self.encoder]
             options[option] = str(int(options.get(option, usual)) + 1)
             rates = (floor(self.rate), floor(self.rate))
         return EncodeSettings(self.quality, self.preset, self.scale, rates, options)
+
+    @property
+    def encoder(self) -> str:
+        """Whose rate parameter `rate` is: the strategy's own, or that of the base layer that it is told to use."""
+        return dict(self.options).get("base", self.strategy)
 
     @property
     def rate(self) -> float:
@@ -78,13 +83,13 @@ class Coding:
 
     def at(self, rate: float) -> Coding:
         """This coding at another rate."""
-        if self.strategy in KNOBS:
+        if self.encoder in KNOBS:
             return replace(self, quality=1.0, quality_range=(rate, rate))
         return replace(self, quality=rate)
 
     @property
     def knob(self) -> RateKnob:
-        return KNOBS.get(self.strategy, QUALITY_KNOB)
+        return KNOBS.get(self.encoder, QUALITY_KNOB)
 
     def __str__(self) -> str:
         parts = [self.strategy, self.preset, *(f"{key}={value}" for key, value in self.options)]
@@ -239,7 +244,13 @@ class _Search:
     def look(self, tools: tuple[Tool, ...]) -> None:
         """The whole search, from nothing."""
         effort = self._effort
-        self._expected = len(tools) + effort.scaled * (len(SCALES) - 1) + effort.refined * effort.probes + effort.varied
+        self._expected = (
+            len(tools)
+            + effort.scaled * (len(SCALES) - 1)
+            + effort.refined * effort.probes
+            + effort.varied
+            + effort.enhanced
+        )
         for tool in tools:
             self._try_predicted(Coding(tool.strategy, tool.preset, options=tool.options))
         floors = self._scaling_floors() if effort.scaled else {}
@@ -250,6 +261,8 @@ class _Search:
             self._refine(family)
         for family in self._ranked()[: effort.varied]:
             self._vary(family)
+        if effort.enhanced and ENHANCER in strategies.STRATEGIES:
+            self._enhance()
         self._memory.searched.append(self._lambda)
 
     def look_again(self) -> None:
@@ -376,6 +389,14 @@ class _Search:
             if cost < least:
                 least, coding = cost, varied
                 self._remember(coding)
+
+    def _enhance(self) -> None:
+        """Put a network on top of the best coding, where that has a base layer of its kind."""
+        if self._best and self._best[0].coding.strategy in KNOBS:
+            coding = self._best[0].coding
+            enhanced = replace(coding, strategy=ENHANCER, options=(*coding.options, ("base", coding.strategy)))
+            self._try(enhanced)
+            self._remember(enhanced)
 
     def _remember(self, coding: Coding) -> None:
         self._memory.asides[coding.family] = coding.rate - _predicted_rate(coding, self._lambda)

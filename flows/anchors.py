@@ -7,8 +7,7 @@ from typing import Annotated, get_args
 from prefect import flow
 from pydantic import Field
 
-from flows.progress import ProgressArtifact
-from tasks.analyze.summary import artifact_key
+from flows.progress import BatchProgress
 from tasks.campaign import Campaign, CandidateRef
 from tasks.dispatch.pending import pending
 from tasks.store.records import Status
@@ -27,8 +26,7 @@ def anchors(
     """Measure each anchor that this campaign has not measured yet. Returns the status of each that was tried."""
     # Imported here for the same reason as in flows/experiment.py.
     from tasks.execute.clips import clip_set_hash, load_clip
-    from tasks.execute.harness import Progress
-    from tasks.execute.step import execute
+    from tasks.execute.step import execute_anchor
     from tasks.measure.anchors import anchor_candidates
     from tasks.store.step import persist
 
@@ -43,15 +41,10 @@ def anchors(
         return {}
     clips = [load_clip(name, campaign.max_frames) for name in campaign.clips]
     require_same_frames(store.experiments(campaign.name), clip_set_hash(clips))
-    artifact = ProgressArtifact(artifact_key("experiment", campaign.name))
+    progress = BatchProgress(campaign.name, [ref.experiment_id for ref in missing])
     statuses: dict[str, str] = {}
-    for number, ref in enumerate(missing):
-
-        def report(progress: Progress, number: int = number, experiment_id: str = ref.experiment_id) -> None:
-            artifact.update(
-                (number + progress.done / progress.total) / len(missing), f"{experiment_id}: {progress.text}"
-            )
-
-        attempt = execute(candidates[ref.experiment_id], ref, campaign, clips, report, anchor=True)
+    for ref in missing:
+        attempt = execute_anchor(candidates[ref.experiment_id], ref, campaign, clips, progress.of(ref.experiment_id))
         statuses[ref.experiment_id] = persist(attempt, campaign.store)
+    progress.done()
     return statuses

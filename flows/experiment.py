@@ -1,4 +1,4 @@
-"""experiment: what the GPU work pool runs. Load the clips; per candidate encode → decode → measure → persist."""
+"""experiment: what the GPU work pool runs. Load the clips; per candidate the cascade → persist."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Annotated
 from prefect import flow, get_run_logger
 from pydantic import Field
 
-from flows.progress import ProgressArtifact
-from tasks.analyze.summary import artifact_key
+from flows.progress import BatchProgress
 from tasks.campaign import Batch
-from tasks.candidate import Candidate
 from tasks.store.store import Store
 from tasks.store.terms import require_same_frames
 
@@ -22,7 +20,6 @@ def experiment(
     """Measure a batch of candidates and keep the records. Returns the status of each experiment."""
     # Imported here: the loop's process loads this module's neighbours and must never load torch or a codec.
     from tasks.execute.clips import clip_set_hash, load_clip
-    from tasks.execute.harness import Progress
     from tasks.execute.step import execute
     from tasks.store.step import persist
 
@@ -33,16 +30,10 @@ def experiment(
     for clip in clips:
         for warning in clip.warnings:
             get_run_logger().warning("%s: %s", clip.name, warning)
-    artifact = ProgressArtifact(artifact_key("experiment", campaign.name))
+    progress = BatchProgress(campaign.name, [ref.experiment_id for ref in batch.candidates])
     statuses: dict[str, str] = {}
-    for number, ref in enumerate(batch.candidates):
-
-        def report(progress: Progress, number: int = number, experiment_id: str = ref.experiment_id) -> None:
-            fraction = (number + progress.done / progress.total) / len(batch.candidates)
-            artifact.update(fraction, f"{experiment_id}: {progress.text}")
-
-        candidate = Candidate.from_json_bytes(store.get_blob(ref.candidate_hash))
-        attempt = execute(candidate, ref, campaign, clips, report)
+    for ref in batch.candidates:
+        attempt = execute(ref, campaign, clips, progress.of(ref.experiment_id))
         statuses[ref.experiment_id] = persist(attempt, campaign.store)
-    artifact.update(1.0, "done", force=True)
+    progress.done()
     return statuses

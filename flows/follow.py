@@ -22,7 +22,7 @@ from rich.text import Text
 from codec.errors import EvocodecError
 from tasks.analyze.summary import artifact_key
 from tasks.campaign import Campaign
-from tasks.store.records import ExperimentRecord
+from tasks.store.records import VERIFIED, ExperimentRecord
 from tasks.store.store import Store
 
 LOOP = "research-loop/evocodec"
@@ -141,6 +141,11 @@ def _identity(record: ExperimentRecord) -> tuple[str, int]:
 def _line(record: ExperimentRecord) -> Text:
     """One finished experiment. Text and not markup: candidates write hypotheses and errors."""
     measured = record.status == "measured"
-    what = (record.hypothesis or record.config_json) if measured else record.reason
-    line = Text(record.status, style="green" if measured else "red")
-    return line.append(f" {record.experiment_id} in {record.gpu_seconds:.0f} s: {what}", style="default")
+    status, what = str(record.status), record.reason
+    if measured and record.kind == "verification":
+        status, what = "verified", "its bytes decode to the same frames in another run"
+    elif measured:
+        what = record.hypothesis or record.config_json
+    line = Text(status, style="green" if measured else "red")
+    name = record.experiment_id.removesuffix(VERIFIED)
+    return line.append(f" {name} in {record.gpu_seconds:.0f} s: {what}", style="default")

@@ -31,9 +31,9 @@ from tasks.analyze.step import analyze
 from tasks.analyze.summary import artifact_key
 from tasks.campaign import Batch, Campaign, CandidateRef
 from tasks.design.step import design
-from tasks.dispatch.pending import MAX_ATTEMPTS, pending
-from tasks.dispatch.step import ANCHORS, EXPERIMENT, RunOutcome, dispatch, wait
-from tasks.store.records import ExperimentRecord
+from tasks.dispatch.pending import MAX_ATTEMPTS, pending, unverified, verification_of
+from tasks.dispatch.step import ANCHORS, EXPERIMENT, VERIFY, RunOutcome, dispatch, wait
+from tasks.store.records import ExperimentRecord, Kind
 from tasks.store.store import Store
 from tasks.store.terms import require_same_terms
 
@@ -56,20 +56,16 @@ def research_loop(
     iteration = 0
     for iteration in range(1, campaign.iterations + 1):
         share = (iteration - 1) / campaign.iterations
-        progress.update(share, f"iteration {iteration} of {campaign.iterations}: designing", force=True)
+        where = f"iteration {iteration} of {campaign.iterations}"
+        progress.update(share, f"{where}: designing", force=True)
         refs = design(campaign, iteration)
         while batch := pending(refs, store.experiments(campaign.name)):
-            progress.update(
-                share,
-                f"iteration {iteration} of {campaign.iterations}: {len(batch)} candidates on the GPU pool",
-                force=True,
-            )
-            parameters = {"batch": Batch(campaign=campaign, candidates=batch).model_dump(mode="json")}
-            outcome = wait(dispatch(EXPERIMENT, parameters, campaign.name), campaign.experiment_timeout_seconds)
-            record_lost(store, campaign, batch, outcome)
-            if outcome.state == "Failed":
-                # A candidate's failure is a record, so this one is everybody's: the clips, the store, the harness.
-                raise EvocodecError(f"the experiment run failed: {outcome.message}")
+            progress.update(share, f"{where}: {len(batch)} candidates on the GPU pool", force=True)
+            record_lost(store, campaign, batch, on_gpu_pool(EXPERIMENT, campaign, batch))
+        while batch := unverified(refs, store.experiments(campaign.name)):
+            progress.update(share, f"{where}: decoding {len(batch)} candidates again", force=True)
+            outcome = on_gpu_pool(VERIFY, campaign, batch)
+            record_lost(store, campaign, tuple(verification_of(ref) for ref in batch), outcome, "verification")
         met = analyze(campaign, iteration)
         if met and campaign.stop_when_met:
             break
@@ -78,6 +74,16 @@ def research_loop(
     store.compact(campaign.name)
     progress.update(1.0, "targets met" if met else f"{iteration} iterations done", force=True)
     return {"iterations": iteration, "met": met}
+
+
+def on_gpu_pool(deployment: str, campaign: Campaign, batch: tuple[CandidateRef, ...]) -> RunOutcome:
+    """Have a batch worked on, and wait for it."""
+    parameters = {"batch": Batch(campaign=campaign, candidates=batch).model_dump(mode="json")}
+    outcome = wait(dispatch(deployment, parameters, campaign.name), campaign.experiment_timeout_seconds)
+    if outcome.state == "Failed":
+        # A candidate's failure is a record, so this one is everybody's: the clips, the store, the harness.
+        raise EvocodecError(f"the {deployment.split('/')[0]} run failed: {outcome.message}")
+    return outcome
 
 
 def open_campaign(campaign: Campaign) -> Store:
@@ -126,7 +132,13 @@ def measure_anchors(store: Store, campaign: Campaign) -> None:
             raise EvocodecError(f"the anchor {record.experiment_id} could not be measured: {record.reason}")
 
 
-def record_lost(store: Store, campaign: Campaign, batch: tuple[CandidateRef, ...], outcome: RunOutcome) -> None:
+def record_lost(
+    store: Store,
+    campaign: Campaign,
+    batch: tuple[CandidateRef, ...],
+    outcome: RunOutcome,
+    kind: Kind = "candidate",
+) -> None:
     """An attempt that left no record was lost by the infrastructure; that never counts against its idea."""
     recorded = {(record.experiment_id, record.attempt) for record in store.experiments(campaign.name)}
     now = datetime.now(UTC)
@@ -139,6 +151,7 @@ def record_lost(store: Store, campaign: Campaign, batch: tuple[CandidateRef, ...
             ExperimentRecord(
                 campaign=campaign.name,
                 experiment_id=ref.experiment_id,
+                kind=kind,
                 iteration=ref.iteration,
                 attempt=ref.attempt,
                 status="infrastructure",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 CAMPAIGN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Quality = Annotated[float, Field(ge=0, le=1)]
@@ -39,6 +39,8 @@ class Targets(Frozen):
 class Limits(Frozen):
     """What one process of a candidate may use before it is stopped."""
 
+    train_seconds: float = Field(1800, gt=0, title="Training time (s)", description="Wall clock for one training.")
+    weights_mb: int = Field(16, ge=1, title="Weights (MB)", description="The most that a trainer may return.")
     encode_seconds: float = Field(300, gt=0, title="Encode time (s)", description="Wall clock for one encode.")
     decode_seconds: float = Field(120, gt=0, title="Decode time (s)", description="Wall clock for one decode.")
     memory_mb: int = Field(8192, ge=256, title="Memory (MB)", description="Data segment of one process; 256 or more.")
@@ -56,6 +58,23 @@ class Campaign(Frozen):
         min_length=1,
         title="Clips",
         description="Files the GPU worker can read, in any format ffmpeg reads, or 'demo' for the built-in clip.",
+    )
+    select: tuple[str, ...] = Field(
+        (),
+        title="Clips that decide promotion",
+        description="Never shown to a designer. What leads on the clips above must win on these, in a fresh random "
+        "crop and stretch beside its rival, to become champion. Empty: the clips above decide.",
+    )
+    sealed: tuple[str, ...] = Field(
+        (),
+        title="Sealed clips",
+        description="Never shown to a designer and measured once, at the end, for the champion alone.",
+    )
+    train: tuple[str, ...] = Field(
+        (),
+        title="Training clips",
+        description="What a candidate's trainer.py gets; its weights then need not be in the bitstream. None of the "
+        "clips above.",
     )
     iterations: int = Field(
         2, ge=1, le=1000, title="Iterations", description="Turns of design → dispatch → wait → analyze; 1 to 1000."
@@ -90,6 +109,12 @@ class Campaign(Frozen):
     hours: float | None = Field(
         None, gt=0, title="Hours", description="Begin no further iteration after so long; empty: no limit."
     )
+    early_stop_ratio: float = Field(
+        8,
+        gt=1,
+        title="Early stop",
+        description="Give a candidate up when a short stretch takes this many times the bits of x265 medium.",
+    )
     seed: int = Field(0, ge=0, title="Seed", description="Makes the search designer repeatable.")
     stop_when_met: bool = Field(
         True,
@@ -102,7 +127,7 @@ class Campaign(Frozen):
     targets: Targets = Field(default_factory=Targets, title="Targets")
     limits: Limits = Field(default_factory=Limits, title="Limits of a candidate's processes")
 
-    @field_validator("clips", "qualities")
+    @field_validator("clips", "select", "sealed", "train", "qualities")
     @classmethod
     def _different(cls, values: tuple[str | float, ...]) -> tuple[str | float, ...]:
         """The same twice would be measured twice and break every curve."""
@@ -110,6 +135,17 @@ class Campaign(Frozen):
             if values.count(value) > 1:
                 raise ValueError(f"{value} is given twice")
         return values
+
+    @model_validator(mode="after")
+    def _splits_apart(self) -> Campaign:
+        """A clip in two splits would be shown to whom it must not be shown."""
+        named: dict[str, str] = {}
+        for split in ("clips", "select", "sealed", "train"):
+            for clip in getattr(self, split):
+                if clip in named:
+                    raise ValueError(f"{clip} is in both {named[clip]} and {split}")
+                named[clip] = split
+        return self
 
 
 class CandidateRef(Frozen):
@@ -122,7 +158,7 @@ class CandidateRef(Frozen):
 
 
 class Batch(Frozen):
-    """What one dispatched `experiment` run measures."""
+    """What one dispatched `experiment` or `verify` run works on."""
 
     campaign: Campaign = Field(title="Campaign")
     candidates: tuple[CandidateRef, ...] = Field((), max_length=8, title="Candidates")

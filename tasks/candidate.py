@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import lzma
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from codec.errors import BadInputError
+from tasks.normal_form import normal_form
 
 # What each file must define. The names are also the only ones a candidate may write.
 FUNCTIONS: Final = {
@@ -36,7 +38,10 @@ REQUIRED_FILES: Final = ("encoder.py", "decoder.py")
 # A decoder is code, not a store of video: the caps leave room for any honest decoder and none for a clip.
 MAX_DECODER_SOURCE_BYTES: Final = 64 * 1024
 MAX_DECODER_LITERAL_BYTES: Final = 1024
-MAX_CONFIG_BYTES: Final = 64 * 1024
+# The config reaches the decoder without being counted, so it holds settings and nothing that could be a picture.
+MAX_CONFIG_BYTES: Final = 8 * 1024
+# A trainer's weights reach the decoder: what its source could smuggle into them is bounded as a decoder's is.
+CAPPED_SOURCES: Final = ("decoder.py", "trainer.py")
 MAX_FILE_BYTES: Final = 1024 * 1024
 
 
@@ -127,8 +132,26 @@ class Candidate(BaseModel):
         return hashlib.sha256(_canonical({"files": self.files, "config": self.config})).hexdigest()
 
     @property
+    def ast_hash(self) -> str:
+        """SHA-256 of what runs, whatever its names, comments and layout. "" where a source cannot be parsed."""
+        try:
+            trees = {name: normal_form(source) for name, source in self.files.items()}
+            return hashlib.sha256(_canonical({"files": trees, "config": self.config})).hexdigest()
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return ""
+
+    @property
     def decoder_source_bytes(self) -> int:
         return len(self.files.get("decoder.py", "").encode())
+
+    @property
+    def decoder_compressed_bytes(self) -> int:
+        """What the decoder's source would cost in a bitstream: its size under LZMA."""
+        return len(lzma.compress(self.files.get("decoder.py", "").encode(), preset=9 | lzma.PRESET_EXTREME))
+
+    @property
+    def decoder_hash(self) -> str:
+        return hashlib.sha256(self.files.get("decoder.py", "").encode()).hexdigest()
 
     def _lineage_object(self) -> dict[str, Any]:
         return self.lineage.model_dump(mode="json")
@@ -138,7 +161,7 @@ def problems(candidate: Candidate) -> list[str]:
     """What keeps a candidate from being run, one friendly line each; empty for a sound one. Runs nothing."""
     return [
         *_source_problems(candidate.files),
-        *_decoder_problems(candidate.files.get("decoder.py", "")),
+        *(problem for name in CAPPED_SOURCES for problem in _size_problems(name, candidate.files.get(name, ""))),
         *_config_problems(candidate.config),
     ]
 
@@ -162,10 +185,10 @@ def _source_problems(files: Mapping[str, str]) -> Iterator[str]:
                 yield f"{name} does not define {FUNCTIONS[name]}()"
 
 
-def _decoder_problems(source: str) -> Iterator[str]:
+def _size_problems(name: str, source: str) -> Iterator[str]:
     size = len(source.encode())
     if size > MAX_DECODER_SOURCE_BYTES:
-        yield f"decoder.py has {size} bytes; at most {MAX_DECODER_SOURCE_BYTES}, so code carries no video"
+        yield f"{name} has {size} bytes; at most {MAX_DECODER_SOURCE_BYTES}, so code carries no video"
         return
     try:
         tree = ast.parse(source)
@@ -176,7 +199,7 @@ def _decoder_problems(source: str) -> Iterator[str]:
         if literal > MAX_DECODER_LITERAL_BYTES:
             line = getattr(node, "lineno", 0)
             yield (
-                f"decoder.py, line {line}: a literal of {literal} bytes; "
+                f"{name}, line {line}: a literal of {literal} bytes; "
                 f"at most {MAX_DECODER_LITERAL_BYTES} are allowed: send data in the bitstream"
             )
             return
@@ -189,7 +212,7 @@ def _config_problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"config is not JSON: {_first_line(error)}"
         return
     if size > MAX_CONFIG_BYTES:
-        yield f"config has {size} bytes as JSON; at most {MAX_CONFIG_BYTES} are allowed"
+        yield f"config has {size} bytes as JSON; at most {MAX_CONFIG_BYTES} are allowed: the decoder gets it uncounted"
 
 
 def _top_level_names(tree: ast.Module) -> set[str]:

@@ -22,7 +22,7 @@ from codec.encoding_agent import EncodeReport, EncodingAgent
 from codec.errors import BadInputError, BitstreamError
 from codec.frames import Frames, VideoFormat
 from codec.rate_control import UNIT, Reached, Target, encode_to_target, kbps
-from codec.strategies.vvc import stop_encoders
+from codec.strategies.vvc_encoder import stop_encoders
 from codec.video import VideoReader, open_video, write_video
 from codec.whole_file import whole_file
 

@@ -1,7 +1,9 @@
 """The leaderboard: every experiment of a campaign in order of merit, from its records alone.
 
-Merit is the mean BD-rate against x265-medium over the clips (lower is better). Anchors are rows among the others; what
-was not measured comes last, with its reason and without a score. Results without isolation are barred from a rank.
+Merit is the mean BD-rate against x265-medium over the dev clips (lower is better). Anchors are rows among the others;
+what was not measured comes last, with its reason and without a score. A candidate has a rank once its bytes have been
+decoded again in another run, and none if it ran without isolation. Codecs with weights outside their bitstream are
+another track, with ranks of its own.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from tasks.analyze.bd_rate import BdRate, bd_rate
+from tasks.analyze.promotion import champion
 from tasks.analyze.verdicts import (
     Verdict,
     cheapest_good_point,
@@ -20,7 +24,7 @@ from tasks.analyze.verdicts import (
     noise_floor_kbps,
 )
 from tasks.campaign import Targets
-from tasks.store.records import ExperimentRecord, PointRecord, SceneRecord
+from tasks.store.records import ExperimentRecord, PointRecord, SceneRecord, Track, verification_id
 
 REFERENCE_ANCHOR = "x265-medium"
 ANCHOR_NAMES = (REFERENCE_ANCHOR, "svtav1-p6")
@@ -48,6 +52,8 @@ class Standing:
     clips: tuple[ClipStanding, ...]
     mean_bd_rates: Mapping[str, float | None]
     on_front: bool = False
+    verified: bool = False
+    champion: bool = False
 
     @property
     def experiment_id(self) -> str:
@@ -56,6 +62,10 @@ class Standing:
     @property
     def kind(self) -> str:
         return self.experiment.kind
+
+    @property
+    def track(self) -> Track:
+        return self.experiment.track
 
     @property
     def mean_bd_rate(self) -> float | None:
@@ -94,34 +104,51 @@ def standings(
     scenes: Iterable[SceneRecord] = (),
 ) -> list[Standing]:
     """All experiments of one campaign, best first. Of several attempts at one experiment the last one counts."""
-    latest = _latest(experiments)
+    everything = _latest(experiments)
+    latest = [record for record in everything if record.kind in ("candidate", "anchor")]
+    verified = {record.experiment_id for record in everything if _is_verification(record)}
+    leader = champion(latest)
     by_experiment: dict[str, dict[str, list[PointRecord]]] = {}
     for point in points:
-        by_experiment.setdefault(point.experiment_id, {}).setdefault(point.clip, []).append(point)
+        if point.split == "dev":
+            by_experiment.setdefault(point.experiment_id, {}).setdefault(point.clip, []).append(point)
     floors = _noise_floors(scenes, targets)
     anchors = {
         name: by_experiment.get(record.experiment_id, {})
         for record in latest
         if record.kind == "anchor" and record.status == "measured" and (name := anchor_name(record))
     }
-    rows = [_standing(record, by_experiment, anchors, targets, floors) for record in latest]
-    scored = sorted((row for row in rows if _may_rank(row)), key=lambda row: (row.mean_bd_rate, row.experiment_id))
-    ranked = [replace(row, rank=rank) for rank, row in enumerate(scored, start=1)]
+    rows = [
+        replace(
+            _standing(record, by_experiment, anchors, targets, floors),
+            verified=verification_id(record.experiment_id) in verified,
+            champion=leader is not None and record.experiment_id == leader.experiment_id,
+        )
+        for record in latest
+    ]
+    ranked = [row for track in get_args(Track) for row in _ranked([row for row in rows if row.track == track])]
     rest = sorted(
         (row for row in rows if not _may_rank(row)),
         key=lambda row: (row.experiment.status != "measured", row.experiment_id),
     )
-    return [replace(row, on_front=_on_front(row, ranked)) for row in ranked] + rest
+    return ranked + rest
+
+
+def _ranked(rows: Sequence[Standing]) -> list[Standing]:
+    """Those of one track that may have a rank, best first."""
+    scored = sorted((row for row in rows if _may_rank(row)), key=lambda row: (row.mean_bd_rate, row.experiment_id))
+    return [replace(row, rank=rank, on_front=_on_front(row, scored)) for rank, row in enumerate(scored, start=1)]
 
 
 def best(board: Sequence[Standing]) -> Standing | None:
-    """The best candidate, anchors left out."""
-    return next((row for row in board if row.kind == "candidate" and row.rank is not None), None)
+    """The champion; where nothing has been promoted yet, the first of the candidates."""
+    ranked = [row for row in board if row.kind == "candidate" and row.rank is not None]
+    return next((row for row in ranked if row.champion), ranked[0] if ranked else None)
 
 
 def campaign_met(board: Sequence[Standing]) -> bool:
     """One candidate meets every target on every clip. An anchor that does proves nothing about the search."""
-    return any(row.met and row.kind == "candidate" and not _barred(row.experiment) for row in board)
+    return any(row.met and row.kind == "candidate" and row.verified and not _barred(row.experiment) for row in board)
 
 
 def anchor_name(record: ExperimentRecord) -> str | None:
@@ -184,7 +211,13 @@ def _noise_floors(scenes: Iterable[SceneRecord], targets: Targets) -> dict[str, 
 
 
 def _may_rank(row: Standing) -> bool:
-    return row.mean_bd_rate is not None and not _barred(row.experiment)
+    # Anchors are the project's own code with settings that nobody designs.
+    trusted = row.kind == "anchor" or row.verified
+    return row.mean_bd_rate is not None and trusted and not _barred(row.experiment)
+
+
+def _is_verification(record: ExperimentRecord) -> bool:
+    return record.kind == "verification" and record.status == "measured"
 
 
 def _barred(record: ExperimentRecord) -> bool:

@@ -233,10 +233,10 @@ def _tried(board: Sequence[Standing]) -> list[tuple[Standing, str]]:
 
 
 def _costs(experiments: Sequence[ExperimentRecord]) -> list[CostView]:
-    """By outcome, the anchors apart, and the sum of all last. Every attempt counts: a lost one was paid for too."""
+    """By outcome, other kinds apart, and the sum of all last. Every attempt counts: a lost one was paid for too."""
     groups: dict[str, list[ExperimentRecord]] = {}
     for record in experiments:
-        groups.setdefault("anchor" if record.kind == "anchor" else record.status, []).append(record)
+        groups.setdefault(record.status if record.kind == "candidate" else record.kind, []).append(record)
     return [_cost(status, records) for status, records in sorted(groups.items())] + [_cost("all", experiments)]
 
 

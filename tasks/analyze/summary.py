@@ -32,7 +32,7 @@ def _row(row: Standing) -> Row:
     shown: Row = {
         "rank": row.rank,
         "experiment": row.experiment_id,
-        "what": ("anchor: " if row.kind == "anchor" else "") + row.summary,
+        "what": ("anchor: " if row.kind == "anchor" else "champion: " if row.champion else "") + row.summary,
     }
     for name in ANCHOR_NAMES:
         percent = row.mean_bd_rates.get(name)
@@ -46,6 +46,7 @@ def _row(row: Standing) -> Row:
     shown["tera-ops"] = None if row.tera_ops_per_frame is None else f"{row.tera_ops_per_frame:.3f}"
     shown["encode s"] = None if row.encode_seconds is None else f"{row.encode_seconds:.1f}"
     shown["targets"] = targets_met(row) or None
+    shown["track"] = row.track
     shown["status"] = experiment.status + (f": {experiment.reason}" if experiment.reason else "")
     return shown
 
@@ -71,7 +72,8 @@ def outcome(row: Standing) -> str:
     """What came of an experiment, in one line."""
     record = row.experiment
     if row.mean_bd_rate is not None:
-        return f"{row.mean_bd_rate:+.1f}% against {REFERENCE_ANCHOR}"
+        unverified = "" if row.verified or row.kind == "anchor" else ", not decoded again yet: no rank"
+        return f"{row.mean_bd_rate:+.1f}% against {REFERENCE_ANCHOR}{unverified}"
     if record.status != "measured":
         return f"{record.status}: {record.reason}"
     reasons = sorted({rate.reason for clip in row.clips for rate in clip.bd_rates.values() if rate.reason})
@@ -84,7 +86,11 @@ def iteration_markdown(
     """What the iteration tried and scored, what failed and why, and the best so far."""
     standing = {row.experiment_id: row for row in board}
     lines = [f"# {_escaped(campaign.name)}: iteration {iteration} of {campaign.iterations}", ""]
-    tried = {record.experiment_id: record for record in experiments if record.iteration == iteration}
+    tried = {
+        record.experiment_id: record
+        for record in experiments
+        if record.iteration == iteration and record.kind == "candidate"
+    }
     for experiment_id, record in sorted(tried.items()):
         score = outcome(standing[experiment_id])
         lines.append(f"- **{experiment_id}** {_escaped(record.hypothesis)}  \n  → {_escaped(score)}")

@@ -5,23 +5,51 @@ Running candidates is `tasks.execute`'s; keeping designs is `tasks.design.step`'
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from codec.errors import BadInputError
 from tasks.campaign import Campaign
 from tasks.candidate import Candidate
 from tasks.store.records import ExperimentRecord, PointRecord
 
+# A designer that knows what wins on the select clips would design for them, and they would select no more.
+HIDDEN_STAGES: Final = ("select", "sealed")
+
 
 @dataclass(frozen=True)
 class Past:
-    """What has happened in a campaign before `iteration`, anchors included."""
+    """What a designer may know of a campaign before `iteration`, anchors included. Use `Past.of`.
+
+    Nothing measured on select or sealed clips is in it, and nothing that tells of it: no point, no promotion, no log.
+    """
 
     campaign: Campaign
     iteration: int
     experiments: tuple[ExperimentRecord, ...]
     points: tuple[PointRecord, ...]
+
+    @classmethod
+    def of(
+        cls,
+        campaign: Campaign,
+        iteration: int,
+        experiments: Iterable[ExperimentRecord],
+        points: Iterable[PointRecord],
+    ) -> Past:
+        """All that is on record, less what a designer must not see."""
+        shown = campaign.model_copy(update={"select": (), "sealed": ()})
+        return cls(
+            shown,
+            iteration,
+            tuple(
+                record.model_copy(update={"stages": tuple(s for s in record.stages if s.name not in HIDDEN_STAGES)})
+                for record in experiments
+                if record.kind in ("candidate", "anchor")
+            ),
+            tuple(point for point in points if point.split == "dev"),
+        )
 
 
 class Designer(Protocol):

@@ -17,7 +17,7 @@ def design(campaign: Campaign, iteration: int) -> tuple[CandidateRef, ...]:
     kept = store.designs(campaign.name).get(iteration)
     if kept is not None:
         return kept
-    past = Past(campaign, iteration, tuple(store.experiments(campaign.name)), tuple(store.points(campaign.name)))
+    past = Past.of(campaign, iteration, store.experiments(campaign.name), store.points(campaign.name))
     candidates = make_designer(campaign).propose(past, campaign.candidates)
     refs = tuple(
         CandidateRef(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from tasks.campaign import CandidateRef
-from tasks.store.records import ExperimentRecord, Status
+from tasks.store.records import ExperimentRecord, Status, verification_id
 
 # Three times lost is a worker that cannot run this batch (out of memory, say); a fourth time would only cost money.
 MAX_ATTEMPTS = 3
@@ -37,4 +37,21 @@ def pending(
         ref.model_copy(update={"attempt": lost.get(ref.experiment_id, 0) + 1})
         for ref in design
         if ref.experiment_id not in final and lost.get(ref.experiment_id, 0) < MAX_ATTEMPTS
+    )
+
+
+def verification_of(ref: CandidateRef) -> CandidateRef:
+    """The same candidate under the id of its verification's records."""
+    return ref.model_copy(update={"experiment_id": verification_id(ref.experiment_id)})
+
+
+def unverified(design: Sequence[CandidateRef], records: Sequence[ExperimentRecord]) -> tuple[CandidateRef, ...]:
+    """The candidates of `design` that are measured and have not been decoded again, each with its next attempt."""
+    latest = {record.experiment_id: record for record in sorted(records, key=lambda record: record.attempt)}
+    measured = [ref for ref in design if (found := latest.get(ref.experiment_id)) and found.status == "measured"]
+    waiting = {ref.experiment_id: ref.attempt for ref in pending([verification_of(ref) for ref in measured], records)}
+    return tuple(
+        ref.model_copy(update={"attempt": waiting[verification_id(ref.experiment_id)]})
+        for ref in measured
+        if verification_id(ref.experiment_id) in waiting
     )

@@ -23,6 +23,7 @@ from codec.errors import EvocodecError
 
 EXPERIMENT = "experiment/evocodec"
 ANCHORS = "anchors/evocodec"
+VERIFY = "verify/evocodec"
 
 POLL_SECONDS = 1.0  # SQLite locks under faster polling by several loops
 CANCEL_GRACE_SECONDS = 30.0  # what a worker gets to stop a run before the run is declared cancelled over its head

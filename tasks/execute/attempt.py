@@ -5,45 +5,37 @@ Running the two agents is `tasks.execute.harness`'s; writing the rows is `tasks.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Final
 
-from codec.errors import BadInputError
-from tasks.campaign import Campaign, CandidateRef, Limits
+from tasks.campaign import Campaign, CandidateRef
 from tasks.candidate import Candidate
+from tasks.execute.agents import Agents
+from tasks.execute.cascade import Cascade, Findings, Known, control_id
 from tasks.execute.clips import LoadedClip, clip_set_hash
-from tasks.execute.harness import Progress, evaluate
-from tasks.execute.isolation import Isolation, ProcessIsolation, SandboxIsolation
-from tasks.measure.anchors import ANCHOR_QUALITIES, SEED
-from tasks.store.records import ExperimentRecord, PointRecord, SceneRecord
-
-# Any of these lets a program act as its user in AWS: keys, or where to fetch some.
-AWS_CREDENTIALS: Final = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_PROFILE",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-)
+from tasks.execute.harness import Evaluation, Progress, evaluate
+from tasks.execute.noise import encode_again
+from tasks.execute.trust import isolation_for
+from tasks.measure.anchors import ANCHOR_QUALITIES
+from tasks.store.records import ExperimentRecord, Kind, PointRecord, SceneRecord
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """The rows of one attempt, and the bitstreams by their SHA-256."""
+    """The rows of one attempt, the bitstreams by their SHA-256, weights, and attempts at what it was compared with."""
 
     record: ExperimentRecord
     points: tuple[PointRecord, ...]
     scenes: tuple[SceneRecord, ...]
     bitstreams: dict[str, bytes]
+    weights: bytes = b""
+    controls: tuple[Attempt, ...] = ()
 
 
 def run_attempt(
@@ -52,73 +44,120 @@ def run_attempt(
     campaign: Campaign,
     clips: Sequence[LoadedClip],
     *,
+    known: Known | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    anchor: bool = False,
     flow_run_id: str = "",
     unsafe: bool = False,
 ) -> Attempt:
-    """Measure `candidate` on `clips`. An anchor has its own rate points and is charged its elementary streams alone.
+    """Put `candidate` through the cascade. `known` is what its campaign knows; None gives nothing up early.
 
     `unsafe` gives up the sandbox: the record says so, and has no rank. Raises BadInputError where AWS credentials are
     in reach.
     """
-    started_at = datetime.now(UTC)
-    clock = time.monotonic()
-    evaluation = evaluate(
-        candidate,
-        clips,
-        campaign=campaign.name,
-        experiment_id=ref.experiment_id,
-        qualities=ANCHOR_QUALITIES if anchor else campaign.qualities,
-        limits=campaign.limits,
-        isolation=isolation_for(candidate, campaign.limits, unsafe=unsafe),
-        count_payload_only=anchor,
-        on_progress=on_progress,
+    started = _Start(campaign, ref, clips, flow_run_id)
+    isolation = isolation_for(candidate, campaign.limits, unsafe=unsafe)
+    cascade = Cascade(candidate, campaign, ref.experiment_id, clips, isolation, on_progress)
+    found = cascade.run(known or Known(), hasty=known is not None)
+    controls = tuple(
+        started.attempt(other, evaluation, "control", control_id(ref.experiment_id, name))
+        for name, (other, evaluation) in found.controls.items()
     )
-    lineage = candidate.lineage
-    record = ExperimentRecord(
-        campaign=campaign.name,
-        experiment_id=ref.experiment_id,
-        kind="anchor" if anchor else "candidate",
-        iteration=ref.iteration,
-        attempt=ref.attempt,
-        status=evaluation.status,
-        reason=evaluation.reason,
-        stage=evaluation.stage,
-        designer=lineage.designer,
-        parents=lineage.parents,
-        change_class=lineage.change_class,
-        hypothesis=lineage.hypothesis,
-        predicted_bd_rate_percent=lineage.predicted_bd_rate_percent,
-        predicted_tera_ops_per_frame=lineage.predicted_tera_ops_per_frame,
-        candidate_hash=candidate.candidate_hash,
-        code_hash=candidate.code_hash,
-        decoder_source_bytes=candidate.decoder_source_bytes,
-        config_json=json.dumps(candidate.config, sort_keys=True),
-        clip_set_hash=clip_set_hash(clips),
-        harness_version=version("evocodec"),
-        isolation=evaluation.isolation,
-        gpu_seconds=time.monotonic() - clock,
-        log=evaluation.log,
-        host=socket.gethostname(),
-        flow_run_id=flow_run_id,
-        started_at=started_at,
-        finished_at=datetime.now(UTC),
-    )
-    return Attempt(record, evaluation.points, evaluation.scenes, evaluation.bitstreams)
+    return started.attempt(candidate, found.evaluation, "candidate", ref.experiment_id, found, controls)
 
 
-def isolation_for(candidate: Candidate, limits: Limits, *, unsafe: bool = False) -> Isolation:
-    """The strict sandbox for every candidate but the project's own codec.
+def measure_anchor(
+    candidate: Candidate,
+    ref: CandidateRef,
+    campaign: Campaign,
+    clips: Sequence[LoadedClip],
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    flow_run_id: str = "",
+) -> Attempt:
+    """Measure a traditional encoder: at its own rate points, charged its elementary streams alone, twice.
 
-    That one is installed code, as trusted as this process, and needs to start ffmpeg for VVC. Only its sources count:
-    what a designer may change, the config, is data to it. Raises BadInputError: see `run_attempt`.
+    The second time only tells how far two runs of it lie apart, which is the least that a difference must exceed.
     """
-    if candidate.files == Candidate.load(SEED).files:
-        return ProcessIsolation(limits)
-    if not unsafe:
-        return SandboxIsolation(limits)
-    found = next((name for name in AWS_CREDENTIALS if os.environ.get(name)), None)
-    if found is not None:
-        raise BadInputError(f"--unsafe-no-sandbox: {found} is set, and the candidate could use it: unset it")
-    return ProcessIsolation(limits, "none")
+    started = _Start(campaign, ref, clips, flow_run_id)
+    isolation = isolation_for(candidate, campaign.limits)
+    found = Findings(
+        evaluate(
+            candidate,
+            clips,
+            campaign=campaign.name,
+            experiment_id=ref.experiment_id,
+            qualities=ANCHOR_QUALITIES,
+            limits=campaign.limits,
+            isolation=isolation,
+            count_payload_only=True,
+            on_progress=on_progress,
+        )
+    )
+    if found.evaluation.status == "measured":
+        agents = Agents(candidate, campaign.limits, isolation)
+        with found.stage("repeat") as notes:
+            found.noise_percent = encode_again(agents, clips, found.evaluation.points)
+            notes.append(f"encoded again: noise {max(found.noise_percent.values(), default=0.0):.2f}%")
+    return started.attempt(candidate, found.evaluation, "anchor", ref.experiment_id, found)
+
+
+class _Start:
+    """When and for what an attempt began; makes its rows when it has ended."""
+
+    def __init__(self, campaign: Campaign, ref: CandidateRef, clips: Sequence[LoadedClip], flow_run_id: str) -> None:
+        self._campaign = campaign
+        self._ref = ref
+        self._clips = clips
+        self._flow_run_id = flow_run_id
+        self._started_at = datetime.now(UTC)
+        self._clock = time.monotonic()
+
+    def attempt(
+        self,
+        candidate: Candidate,
+        evaluation: Evaluation,
+        kind: Kind,
+        experiment_id: str,
+        found: Findings | None = None,
+        controls: tuple[Attempt, ...] = (),
+    ) -> Attempt:
+        lineage = candidate.lineage
+        weights = found.weights if found is not None else b""
+        record = ExperimentRecord(
+            campaign=self._campaign.name,
+            experiment_id=experiment_id,
+            kind=kind,
+            iteration=self._ref.iteration,
+            attempt=self._ref.attempt,
+            status=evaluation.status,
+            reason=evaluation.reason,
+            stage=evaluation.stage,
+            stages=tuple(found.stages) if found is not None else (),
+            designer=lineage.designer,
+            parents=lineage.parents,
+            change_class=lineage.change_class,
+            hypothesis=lineage.hypothesis,
+            predicted_bd_rate_percent=lineage.predicted_bd_rate_percent,
+            predicted_tera_ops_per_frame=lineage.predicted_tera_ops_per_frame,
+            candidate_hash=candidate.candidate_hash,
+            code_hash=candidate.code_hash,
+            ast_hash=candidate.ast_hash,
+            decoder_source_bytes=candidate.decoder_source_bytes,
+            decoder_compressed_bytes=candidate.decoder_compressed_bytes,
+            decoder_hash=candidate.decoder_hash,
+            track="amortised" if weights else "overfitted",
+            weights_bytes=len(weights),
+            weights_hash=hashlib.sha256(weights).hexdigest() if weights else "",
+            noise_percent=found.noise_percent if found is not None else {},
+            config_json=json.dumps(candidate.config, sort_keys=True),
+            clip_set_hash=clip_set_hash(self._clips),
+            harness_version=version("evocodec"),
+            isolation=evaluation.isolation,
+            gpu_seconds=time.monotonic() - self._clock,
+            log=evaluation.log,
+            host=socket.gethostname(),
+            flow_run_id=self._flow_run_id,
+            started_at=self._started_at,
+            finished_at=datetime.now(UTC),
+        )
+        return Attempt(record, evaluation.points, evaluation.scenes, evaluation.bitstreams, weights, controls)

@@ -1,21 +1,24 @@
 """What runs inside a candidate's process: bounds itself, calls one function of the candidate, answers once.
 
-Started by `tasks.execute.isolation` as `python -m tasks.execute.child <answer fd> <parent pid>`, the job on stdin.
-Owns the framing of job and answer and the layout of the tensor; whoever reads the answer trusts nothing of it.
-Imports only the standard library until the limits and, where it is asked for, the sandbox stand.
+Forked by `tasks.execute.forkserver`, the job on descriptor 0 and the answer on ANSWER_FD. Owns the framing of job and
+answer and the layout of the tensor; whoever reads the answer trusts nothing of it. Installed packages are imported by
+then; nothing of the candidate is, until the limits and, where it is asked for, the sandbox stand.
 
-    job on stdin    length of header · header as JSON · payload          (JOB_HEADER_LENGTH)
+    job on stdin    length of header · header as JSON · weights · payload  (JOB_HEADER_LENGTH)
     answer          READY · status, length, length · output · extra      (ANSWER_HEADER)
 
     role        payload          calls                            output             extra
+    train       planar frames    train_codec                      weights            nothing
     encode      planar frames    compress_video_tensor            compressed_data    claims as JSON
     decode      compressed_data  decompress_video_tensor          planar frames      FRAMES_SHAPE
     operations  compressed_data  decompress_video_tensor and,     OPERATION_COUNTS   nothing
                                  where it exists, build_decoder
 
-`frames` lie in main memory; `device` is "cuda" where there is a GPU. Frames may come back from either.
-The module that `build_decoder(config)` returns may have a method `example_inputs()`: the tuple of inputs with which
-one call of the module makes one 1920×1080 frame. thop counts that call; FlopCounterMode counts the real decode.
+In the sandbox an encoder is also given two pipes to its VVC broker, which `codec.strategies` use: `broker_wire`.
+Where there are weights, `config["weights"]` holds them as bytes. `frames` lie in main memory; `device` is "cuda" where
+there is a GPU. Frames may come back from either. The module that `build_decoder(config)` returns may have a method
+`example_inputs()`: the tuple of inputs with which one call of the module makes one 1920×1080 frame. thop counts that
+call; FlopCounterMode counts the real decode.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ import mmap
 import os
 import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,15 +42,19 @@ from fractions import Fraction
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from codec.strategies import vvc_encoder
 from tasks.execute import sandbox
+from tasks.execute.broker_wire import BrokerClient
 from tasks.execute.sandbox import limits, privileges
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+ANSWER_FD: Final = 3
+BROKER_FDS: Final = (4, 5)  # requests, responses; of an encoder in the sandbox
 JOB_HEADER_LENGTH: Final = struct.Struct("<Q")
-READY: Final = b"R"
+READY: Final = struct.Struct("<cQ")  # b"R", nanoseconds on the machine's monotonic clock
 ANSWER_HEADER: Final = struct.Struct("<cQQ")  # status, bytes of output, bytes of extra
 OK, INVALID, CRASHED, MEMORY = b"K", b"I", b"X", b"M"
 MAX_EXTRA_BYTES: Final = 64 * 1024
@@ -69,30 +77,52 @@ class Answer:
     extra: bytes = b""
 
 
-def main(answer_fd: int, parent_pid: int) -> None:
+def main(parent_pid: int) -> None:
     privileges.die_with(parent_pid)
     job = memoryview(mmap.mmap(sys.stdin.fileno(), 0, access=mmap.ACCESS_READ))
     (length,) = JOB_HEADER_LENGTH.unpack_from(job)
-    payload_at = JOB_HEADER_LENGTH.size + length
-    header = json.loads(bytes(job[JOB_HEADER_LENGTH.size : payload_at]))
+    weights_at = JOB_HEADER_LENGTH.size + length
+    header = json.loads(bytes(job[JOB_HEADER_LENGTH.size : weights_at]))
+    payload_at = weights_at + header["weights_bytes"]
+    if payload_at > weights_at:
+        header["arguments"]["config"]["weights"] = bytes(job[weights_at:payload_at])
     profile = header["profile"]
     limits.bound(header["memory_bytes"], header["cpu_seconds"], header["open_files"], strict=profile is not None)
     if profile is not None:
         sandbox.enter(profile, parent_pid)
+    if header["broker"]:
+        vvc_encoder.use(BrokerClient(*BROKER_FDS))
     sys.meta_path.insert(0, CandidateSources(header["sources"]))
 
-    stream = os.fdopen(answer_fd, "wb", buffering=0)
+    stream = os.fdopen(ANSWER_FD, "wb", buffering=0)
 
     def ready() -> None:
-        # From here on a failure is the candidate's.
+        # From here on a failure is the candidate's. The time is taken here and not where it is read, which may be late.
         sys.excepthook = functools.partial(_report, stream)
-        stream.write(READY)
+        stream.write(READY.pack(b"R", time.monotonic_ns()))
 
     answer = ROLES[header["role"]](header["arguments"], job[payload_at:], ready)
     sys.excepthook = sys.__excepthook__  # a second answer must never be written into the first
     _write(stream, OK, answer)
     # No atexit handlers and no waiting for the candidate's threads: the answer is out.
     os._exit(0)
+
+
+def train(arguments: Mapping[str, Any], payload: memoryview, ready: Callable[[], None]) -> Answer:
+    import torch
+
+    clips, at = [], 0
+    for count, height, width in arguments["clips"]:
+        end = at + count * (width * height + 2 * ((width + 1) // 2) * ((height + 1) // 2))
+        clips.append(torch.from_numpy(to_tensor(payload[at:end], width, height)))
+        at = end
+    device = _device()
+    ready()
+    train_codec = _function("trainer", "train_codec")
+    weights = train_codec(clips, arguments["config"], device)
+    if not isinstance(weights, bytes):
+        raise ContractError(f"train_codec() must return bytes, not {type(weights).__name__}")
+    return Answer(len(weights), [weights])
 
 
 def encode(arguments: Mapping[str, Any], payload: memoryview, ready: Callable[[], None]) -> Answer:
@@ -153,6 +183,7 @@ def operations(arguments: Mapping[str, Any], payload: memoryview, ready: Callabl
 
 
 ROLES: Final[Mapping[str, Callable[[Mapping[str, Any], memoryview, Callable[[], None]], Answer]]] = {
+    "train": train,
     "encode": encode,
     "decode": decode,
     "operations": operations,
@@ -270,7 +301,3 @@ def _write(stream: BinaryIO, status: bytes, answer: Answer) -> None:
         rest = memoryview(part)
         while rest:
             rest = rest[stream.write(rest) :]
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

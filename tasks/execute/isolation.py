@@ -12,7 +12,8 @@ Invariants of both:
 
 Process separation alone is no sandbox: the code runs as the same user, can read the user's files, use the network, and
 start a process that leaves the group. It holds against mistakes, not against malice. SandboxIsolation adds
-`tasks.execute.sandbox`, which the child enters before it imports anything that is not Python's own.
+`tasks.execute.sandbox`, which the child enters before it imports anything of the candidate's, and gives the encoder
+`tasks.execute.broker_standby`'s broker, because VVC needs a program that the sandbox does not let it start.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ import json
 import os
 import selectors
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,10 +31,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Protocol
 
 from tasks.campaign import Limits
-from tasks.execute import child
+from tasks.execute import child, forkserver
+from tasks.execute.broker_standby import BrokerStandby
 from tasks.execute.sandbox import Profile
 
-Role = Literal["encode", "decode", "operations"]
+Role = Literal["train", "encode", "decode", "operations"]
 OutcomeStatus = Literal["ok", "invalid", "crashed", "timeout", "memory", "oversized", "stopped", "unready"]
 # Why watching a child ended: its answer is complete, it ended by itself, or it is to be killed.
 Ending = Literal["answered", "ended", "timeout", "memory", "oversized", "stopped"]
@@ -47,8 +47,8 @@ ANSWER_STATUS: Final[Mapping[bytes, OutcomeStatus]] = {
     child.MEMORY: "memory",
 }
 
-# Importing torch takes 2 s on an idle core; a cold disk or a busy machine takes many times that.
-STARTUP_SECONDS: Final = 120.0
+# From the fork to the candidate's import: 0.1 s on an idle core; a busy machine takes many times that.
+STARTUP_SECONDS: Final = 60.0
 # How late a stop, a timeout or a breach of the memory limit may be noticed.
 POLL_SECONDS: Final = 0.1
 READ_BYTES: Final = 64 * 1024  # what a pipe holds
@@ -56,28 +56,17 @@ MAX_OPEN_FILES: Final = 256
 MAX_REASON_CHARS: Final = 300
 NVIDIA_DEVICE: Final = "/dev/nvidiactl"
 
-# All that a child's environment holds, beside the folders of its own scratch space. One thread each: rate points
-# run side by side, and results must not depend on how many cores a machine has.
-ENVIRONMENT: Final = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "LANG": "C.UTF-8",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
-# The one name taken over from this process: a device list is no secret, and a user who hid a GPU meant it.
-INHERITED: Final = "CUDA_VISIBLE_DEVICES"
-
 
 @dataclass(frozen=True)
 class Job:
     """One call of a candidate's function in a process of its own.
 
     sources           source text by file name; all that can be imported beside what is installed
-    payload           bytes the function works on: planar frames for "encode", else the compressed data
-    arguments         JSON: `config`, and for "encode" also `width` and `height`
+    payload           bytes the function works on: planar frames for "train" and "encode", else the compressed data
+    arguments         JSON: `config`; for "encode" also `width` and `height`, for "train" `clips`: their [T, H, W]
     wall_seconds      counted from the child's ready mark: importing torch is no fault of the candidate
     max_output_bytes  a longer answer is not read
+    weights           what a trainer made; empty where there was none
     """
 
     role: Role
@@ -86,6 +75,7 @@ class Job:
     arguments: Mapping[str, Any]
     wall_seconds: float
     max_output_bytes: int
+    weights: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -93,13 +83,14 @@ class Outcome:
     """What came of a job.
 
     status       "ok"; "invalid" (the function broke its contract); "crashed"; "timeout"; "memory";
-                 "oversized"; "stopped" (on request); "unready" (it never came to run the candidate's code)
+                 "oversized"; "stopped" (on request); "unready" (it never came to run the candidate's code, or the
+                 broker that it asked for could not run)
     output       the answer where status is "ok", else empty
     extra        what the child said beside it; untrusted; empty where status is not "ok"
     log          the end of stdout and stderr
     reason       one line, empty where status is "ok"
     seconds      from the child's ready mark to the end of its answer
-    peak_rss_mb  largest resident set seen, sampled ten times a second; 0 where the system does not tell
+    peak_rss_mb  the largest resident set, with what it shares with the process that it was forked from
     """
 
     status: OutcomeStatus
@@ -122,18 +113,24 @@ class Isolation(Protocol):
 
 
 class ProcessIsolation:
-    """A fresh Python process per job, in a session of its own and within rlimits. Many threads may use one.
+    """A process per job, forked for it, in a session of its own and within rlimits. Many threads may use one.
 
     `name` is "none" where a user gave up the sandbox for code that is not trusted: such results have no rank.
     """
 
-    def __init__(self, limits: Limits, name: Literal["process", "none"] = "process") -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        name: Literal["process", "none"] = "process",
+        server: forkserver.ForkServer = forkserver.SERVER,
+    ) -> None:
         self.name: str = name
         self._limits = limits
+        self._server = server
         self._profile: Profile | None = None
 
     def run(self, job: Job, stop: Callable[[], bool] | None = None) -> Outcome:
-        process = _ChildProcess(job, self._limits, self._profile)
+        process = _ChildProcess(job, self._limits, self._profile, self._server)
         with contextlib.ExitStack() as stack:
             try:
                 process.start(stack)
@@ -157,16 +154,19 @@ class SandboxIsolation(ProcessIsolation):
 class _ChildProcess:
     """One child from start to end: start, watch, (killed and reaped by the stack), outcome."""
 
-    def __init__(self, job: Job, limits: Limits, profile: Profile | None) -> None:
+    def __init__(self, job: Job, limits: Limits, profile: Profile | None, server: forkserver.ForkServer) -> None:
         self._job = job
+        self._server = server
         self._profile = profile
         self._limits = limits
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: forkserver.Forked | None = None
+        self._end_of_process: forkserver.End | None = None
+        self._broker: BrokerStandby | None = None
         self._answer = bytearray()
+        self._answer_closed = False
         self._log = bytearray()
         self._ready_at: float | None = None
         self._ended_at = 0.0
-        self._peak_rss_kb = 0
 
     def start(self, stack: contextlib.ExitStack) -> None:
         """Start the process; `stack` ends it and frees all that it needed. Raises OSError."""
@@ -177,27 +177,23 @@ class _ChildProcess:
         for name in ("home", "tmp", "cache", "work"):
             (scratch / name).mkdir()
             (scratch / name).chmod(0o755)
-        job = stack.enter_context(_unlinked_file(scratch / "job", self._job_parts()))
         self._answer_pipe, answer_end = _pipe(stack)
         self._log_pipe, log_end = _pipe(stack)
+        if self._profile is not None and self._job.role == "encode":
+            standby = BrokerStandby(self._memory_bytes, self._cpu_seconds, log_end.fileno())
+            self._broker = stack.enter_context(standby)
+        broker_fds = self._broker.child_fds if self._broker else ()
+        job = stack.enter_context(_unlinked_file(scratch / "job", self._job_parts()))
         stack.callback(self._end)
-        # The kernel kills the child when the *thread* that started it ends (PR_SET_PDEATHSIG, set by the child),
-        # so the thread that starts a child has to be the one that waits for it.
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-I", "-B", "-u", "-m", child.__name__),
-                *(str(answer_end.fileno()), str(os.getpid())),
-            ],
-            stdin=job,
-            stdout=log_end,
-            stderr=log_end,
-            pass_fds=(answer_end.fileno(),),
-            cwd=scratch / "work",
-            env=_environment(scratch),
-            start_new_session=True,
+        self._process = self._server.fork(
+            scratch / "work",
+            _environment(scratch),
+            [*(end.fileno() for end in (job, log_end, log_end, answer_end)), *broker_fds],
         )
         answer_end.close()
         log_end.close()
+        if self._broker:
+            self._broker.child_started()
 
     def watch(self, stop: Callable[[], bool] | None) -> Ending:
         """Read answer and log until the answer is complete or there is a reason to end the child."""
@@ -207,15 +203,20 @@ class _ChildProcess:
         with selectors.DefaultSelector() as selector:
             selector.register(self._answer_pipe, selectors.EVENT_READ, self._take_answer)
             selector.register(self._log_pipe, selectors.EVENT_READ, self._take_log)
+            if self._broker:
+                selector.register(self._broker.requests, selectors.EVENT_READ)
             while ending is None:
                 for key, _ in selector.select(POLL_SECONDS):
+                    if self._broker and key.fileobj is self._broker.requests:
+                        selector.unregister(key.fileobj)
+                        self._broker.start_if_asked()
+                        continue
                     chunk = os.read(key.fd, READ_BYTES)
                     key.data(chunk)
                     if not chunk:
                         selector.unregister(key.fileobj)
                 now = time.monotonic()
-                if self._ready_at is None and self._answer:
-                    self._ready_at = now
+                if self._ready_at is None and self._take_ready():
                     deadline = now + self._job.wall_seconds
                 ending = self._ending_by_answer()
                 if ending is None and now > deadline:
@@ -236,7 +237,7 @@ class _ChildProcess:
             self._log.decode(errors="replace"),
             _one_line(reason),
             max(0.0, self._ended_at - self._ready_at) if self._ready_at is not None else 0.0,
-            self._peak_rss_kb / 1024,
+            self._end_of_process.peak_rss_kb / 1024 if self._end_of_process else 0.0,
         )
 
     def _verdict(self, ending: Ending) -> tuple[OutcomeStatus, bytes, bytes, str]:
@@ -244,6 +245,10 @@ class _ChildProcess:
             return "stopped", b"", b"", "stopped on request"
         if self._ready_at is None:
             return "unready", b"", b"", self._why_unready(ending)
+        if self._end_of_process is None:
+            return "unready", b"", b"", "the process that forks candidates ended"
+        if self._broker and self._broker.failure:
+            return "unready", b"", b"", self._broker.failure
         match ending:
             case "answered":
                 code, output, extra = self._split_answer()
@@ -265,7 +270,7 @@ class _ChildProcess:
                 return "oversized", b"", b"", f"its answer is longer than {self._job.max_output_bytes} bytes"
             case "ended":
                 cause = self._exit_cause()
-                where = "in the middle of" if len(self._answer) > len(child.READY) else "without"
+                where = "in the middle of" if len(self._answer) > child.READY.size else "without"
                 return "timeout" if "SIGXCPU" in cause else "crashed", b"", b"", f"{cause} {where} its answer"
 
     def _why_unready(self, ending: Ending) -> str:
@@ -278,7 +283,7 @@ class _ChildProcess:
         return f"the process {self._exit_cause()} before the candidate was imported: {last}"
 
     def _exit_cause(self) -> str:
-        code = self._process.returncode if self._process else 0
+        code = self._end_of_process.exit_code if self._end_of_process else 0
         if code >= 0:
             return f"ended with exit code {code}"
         name = signal.Signals(-code).name
@@ -299,29 +304,36 @@ class _ChildProcess:
             return "stopped"
         if self._unshared_kb() > self._limits.memory_mb * 1024:
             return "memory"
-        if not self._has_ended():
+        if not (self._process is None or self._process.has_ended(otherwise=self._answer_closed)):
             return None
         # All that it wrote is in the pipe by now, and `_ending_by_answer` bounds what others may still add.
         while (answered := self._ending_by_answer()) is None and (chunk := _read_now(self._answer_pipe)):
-            self._take_answer(chunk)
-        if self._ready_at is None and self._answer:
-            self._ready_at = time.monotonic()
+            self._answer += chunk
+        self._take_ready()
         return answered or "ended"
+
+    def _take_ready(self) -> bool:
+        """Whether the candidate's code has begun. The mark was written before it, so it is to be believed."""
+        if self._ready_at is None and len(self._answer) >= child.READY.size:
+            _, nanoseconds = child.READY.unpack_from(self._answer)
+            self._ready_at = nanoseconds / 1e9
+        return self._ready_at is not None
 
     def _answer_lengths(self) -> tuple[int, int] | None:
         if len(self._answer) < _ANSWER_PREFIX:
             return None
-        _, output, extra = child.ANSWER_HEADER.unpack_from(self._answer, len(child.READY))
+        _, output, extra = child.ANSWER_HEADER.unpack_from(self._answer, child.READY.size)
         return output, extra
 
     def _split_answer(self) -> tuple[bytes, bytes, bytes]:
-        code, output, extra = child.ANSWER_HEADER.unpack_from(self._answer, len(child.READY))
+        code, output, extra = child.ANSWER_HEADER.unpack_from(self._answer, child.READY.size)
         with memoryview(self._answer) as view:
             middle = _ANSWER_PREFIX + output
             return code, bytes(view[_ANSWER_PREFIX:middle]), bytes(view[middle : middle + extra])
 
     def _take_answer(self, chunk: bytes) -> None:
         self._answer += chunk
+        self._answer_closed = not chunk
 
     def _take_log(self, chunk: bytes) -> None:
         self._log += chunk
@@ -333,14 +345,24 @@ class _ChildProcess:
                 "role": self._job.role,
                 "sources": dict(self._job.sources),
                 "arguments": dict(self._job.arguments),
-                "memory_bytes": self._limits.memory_mb * 1024 * 1024,
-                # A backstop behind the wall clock, for all cores: encoders have threads of their own.
-                "cpu_seconds": int((STARTUP_SECONDS + self._job.wall_seconds) * (os.cpu_count() or 1)) + 1,
+                "memory_bytes": self._memory_bytes,
+                "cpu_seconds": self._cpu_seconds,
                 "open_files": MAX_OPEN_FILES,
                 "profile": self._profile,
+                "weights_bytes": len(self._job.weights),
+                "broker": self._broker is not None,
             }
         ).encode()
-        return child.JOB_HEADER_LENGTH.pack(len(header)), header, self._job.payload
+        return child.JOB_HEADER_LENGTH.pack(len(header)), header, self._job.weights, self._job.payload
+
+    @property
+    def _memory_bytes(self) -> int:
+        return self._limits.memory_mb * 1024 * 1024
+
+    @property
+    def _cpu_seconds(self) -> int:
+        """A backstop behind the wall clock, for all cores: encoders have threads of their own."""
+        return int((STARTUP_SECONDS + self._job.wall_seconds) * (os.cpu_count() or 1)) + 1
 
     def _unshared_kb(self) -> int:
         """Memory of the child that no file backs, with the shared mappings that RLIMIT_DATA does not count."""
@@ -349,38 +371,24 @@ class _ChildProcess:
             fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
         except OSError:  # no such system, or the child has ended
             return 0
-        sizes = {name: int(fields.get(name, "0 kB").split()[0]) for name in ("VmHWM", "RssAnon", "RssShmem")}
-        self._peak_rss_kb = max(self._peak_rss_kb, sizes["VmHWM"])
+        sizes = {name: int(fields.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssShmem")}
         return sizes["RssAnon"] + sizes["RssShmem"]
 
-    def _has_ended(self) -> bool:
-        process = self._process
-        if process is None:
-            return True
-        if not hasattr(os, "waitid"):  # macOS before Python 3.13
-            return process.poll() is not None
-        # Unreaped, its number cannot name another process group before this one is killed.
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
     def _end(self) -> None:
-        """Kill the whole group, also after a normal end: it may have left children behind. Then reap it."""
         if self._process is None:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses for a group of zombies
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._end_of_process = self._process.end()
         # Not to the end: a process that left the group may hold the pipe open and write for ever.
         for _ in range(self._limits.log_kb * 1024 // READ_BYTES + 1):
             self._take_log(_read_now(self._log_pipe))
 
 
-_ANSWER_PREFIX: Final = len(child.READY) + child.ANSWER_HEADER.size
+_ANSWER_PREFIX: Final = child.READY.size + child.ANSWER_HEADER.size
 
 
 def _environment(scratch: Path) -> dict[str, str]:
     folders = {"HOME": "home", "TMPDIR": "tmp", "TORCHINDUCTOR_CACHE_DIR": "cache"}
-    inherited = {INHERITED: os.environ[INHERITED]} if INHERITED in os.environ else {}
-    return ENVIRONMENT | {name: str(scratch / folder) for name, folder in folders.items()} | inherited
+    return forkserver.environment() | {name: str(scratch / folder) for name, folder in folders.items()}
 
 
 @contextlib.contextmanager

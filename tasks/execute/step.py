@@ -1,4 +1,4 @@
-"""Prefect task: run one candidate through encode, decode and measurement."""
+"""Prefect tasks of the GPU pool: measure a candidate or an anchor, verify what was measured."""
 
 from __future__ import annotations
 
@@ -10,27 +10,45 @@ from prefect.runtime import flow_run
 
 from tasks.campaign import Campaign, CandidateRef
 from tasks.candidate import Candidate
-from tasks.execute.attempt import Attempt, run_attempt
+from tasks.execute.attempt import Attempt, measure_anchor, run_attempt
 from tasks.execute.clips import LoadedClip
 from tasks.execute.harness import Progress
+from tasks.execute.known import known_of
+from tasks.execute.verification import run_verification
+from tasks.store.records import ExperimentRecord
+from tasks.store.store import Store
 
 
 @task(name="execute", task_run_name="execute {ref.experiment_id}", cache_policy=NO_CACHE)
 def execute(
+    ref: CandidateRef,
+    campaign: Campaign,
+    clips: Sequence[LoadedClip],
+    on_progress: Callable[[Progress], None],
+) -> Attempt:
+    """Put one candidate through the cascade. Its failure is a result, not an error."""
+    store = Store.open(campaign.store)
+    candidate = Candidate.from_json_bytes(store.get_blob(ref.candidate_hash))
+    known = known_of(store, campaign.name)
+    return run_attempt(
+        candidate, ref, campaign, clips, known=known, on_progress=on_progress, flow_run_id=str(flow_run.id or "")
+    )
+
+
+@task(name="execute anchor", task_run_name="execute {ref.experiment_id}", cache_policy=NO_CACHE)
+def execute_anchor(
     candidate: Candidate,
     ref: CandidateRef,
     campaign: Campaign,
     clips: Sequence[LoadedClip],
     on_progress: Callable[[Progress], None],
-    anchor: bool = False,
 ) -> Attempt:
-    """Encode and decode in processes of their own, measure here. A candidate's failure is a result, not an error."""
-    return run_attempt(
-        candidate,
-        ref,
-        campaign,
-        clips,
-        on_progress=on_progress,
-        anchor=anchor,
-        flow_run_id=str(flow_run.id or ""),
-    )
+    """Measure one traditional encoder."""
+    return measure_anchor(candidate, ref, campaign, clips, on_progress=on_progress, flow_run_id=str(flow_run.id or ""))
+
+
+@task(name="verify", task_run_name="verify {ref.experiment_id}", cache_policy=NO_CACHE)
+def verify_one(ref: CandidateRef, campaign: Campaign, on_progress: Callable[[Progress], None]) -> ExperimentRecord:
+    """Decode one candidate's kept bytes again. What it finds is a record, not an error."""
+    store = Store.open(campaign.store)
+    return run_verification(ref, campaign, store, on_progress=on_progress, flow_run_id=str(flow_run.id or ""))

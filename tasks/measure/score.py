@@ -17,7 +17,7 @@ from codec.frames import Frames
 from codec.quality import Quality, measure_quality
 from codec.strategies import name_of
 from tasks.execute.clips import LoadedClip, Scene
-from tasks.store.records import PointRecord, SceneRecord
+from tasks.store.records import PointRecord, SceneRecord, Split
 
 # What a payload of a traditional strategy holds beside its elementary stream.
 SCALE_CODE_BYTES = 1
@@ -41,7 +41,13 @@ class CodedClip:
 
 
 def score(
-    clip: LoadedClip, coded: CodedClip, *, campaign: str, experiment_id: str, elementary_only: bool = False
+    clip: LoadedClip,
+    coded: CodedClip,
+    *,
+    campaign: str,
+    experiment_id: str,
+    split: Split = "dev",
+    elementary_only: bool = False,
 ) -> tuple[PointRecord, tuple[SceneRecord, ...]]:
     """The point and its scenes, without decoder operations.
 
@@ -60,6 +66,7 @@ def score(
         experiment_id=experiment_id,
         clip=clip.name,
         clip_hash=clip.content_hash,
+        split=split,
         quality=coded.quality,
         width=clip.video.width,
         height=clip.video.height,
@@ -82,6 +89,7 @@ def score(
         decode_seconds=coded.decode_seconds,
         decode_fps=quality.frames / max(coded.decode_seconds, 1e-6),
         bitstream_hash=hashlib.sha256(coded.bitstream).hexdigest(),
+        decoded_hash=hashlib.sha256(coded.decoded.to_bytes()).hexdigest(),
         claimed_json=coded.claimed_json,
     )
     scenes = tuple(
@@ -108,6 +116,7 @@ def _scene_record(
         campaign=point.campaign,
         experiment_id=point.experiment_id,
         clip=point.clip,
+        split=point.split,
         quality=point.quality,
         scene=index,
         first_frame=scene.first_frame,

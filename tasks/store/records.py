@@ -17,11 +17,26 @@ from pydantic import BaseModel, ConfigDict, Field
 SCHEMA_VERSION = 1
 
 Status = Literal["rejected", "duplicate", "invalid", "crashed", "timeout", "cheat", "infrastructure", "measured"]
-Kind = Literal["candidate", "anchor"]
+# A control is measured beside a candidate to compare it with, on the same draw; a verification is decoding a
+# candidate's kept bytes again. Neither is an idea, so neither has a rank.
+Kind = Literal["candidate", "anchor", "control", "verification"]
+# Which clips: those a designer sees, those that decide a promotion, those that are a user's last word.
+Split = Literal["dev", "select", "sealed"]
+Track = Literal["overfitted", "amortised"]
+StageName = Literal["check", "train", "tiny", "duplicate", "short", "dev", "canaries", "repeat", "select", "sealed"]
 
 
 class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stage(Row):
+    """One step of the cascade: how it came out and what it cost. `note` is one line."""
+
+    name: StageName
+    passed: bool
+    seconds: float = Field(description="Wall clock on the worker.")
+    note: str = ""
 
 
 class ExperimentRecord(Row):
@@ -34,7 +49,8 @@ class ExperimentRecord(Row):
     attempt: int = 1
     status: Status
     reason: str = Field("", description="Why it is not `measured`, in one line; empty when it is.")
-    stage: str = Field("", description="The last stage reached: design, encode, decode, measure, done.")
+    stage: str = Field("", description="The last stage reached: of the cascade, or of one rate point in it.")
+    stages: tuple[Stage, ...] = Field((), description="The cascade as far as it came, each step with its cost.")
     designer: str = ""
     parents: tuple[str, ...] = ()
     change_class: str = ""
@@ -43,7 +59,16 @@ class ExperimentRecord(Row):
     predicted_tera_ops_per_frame: float | None = None
     candidate_hash: str = ""
     code_hash: str = ""
+    ast_hash: str = Field("", description="Of the code in normal form with its config: equal for the same idea.")
     decoder_source_bytes: int | None = None
+    decoder_compressed_bytes: int | None = Field(None, description="The decoder's source under LZMA.")
+    decoder_hash: str = Field("", description="SHA-256 of the decoder's source, taken before anything was encoded.")
+    track: Track = Field("overfitted", description="Amortised: with weights that are not in the bitstream.")
+    weights_bytes: int = 0
+    weights_hash: str = Field("", description="SHA-256 of those weights, frozen before anything was measured.")
+    noise_percent: dict[str, float] = Field(
+        default_factory=dict, description="By clip: BD-rate between two encodes by the same candidate, without sign."
+    )
     config_json: str = "{}"
     clip_set_hash: str = ""
     harness_version: str = ""
@@ -67,6 +92,7 @@ class PointRecord(Row):
     experiment_id: str
     clip: str = Field(description="Name of the clip as the user gave it.")
     clip_hash: str = Field(description="SHA-256 of the frames that were measured.")
+    split: Split = "dev"
     quality: float = Field(description="The rate knob; for an anchor, its position in [0, 1] among its rate points.")
     width: int
     height: int
@@ -93,6 +119,7 @@ class PointRecord(Row):
     decode_seconds: float
     decode_fps: float
     bitstream_hash: str = ""
+    decoded_hash: str = Field("", description="SHA-256 of the decoded planar frames.")
     claimed_json: str = Field("{}", description="What the candidate said of itself; never used.")
 
 
@@ -102,6 +129,7 @@ class SceneRecord(Row):
     campaign: str
     experiment_id: str
     clip: str
+    split: Split = "dev"
     quality: float
     scene: int
     first_frame: int
@@ -114,3 +142,11 @@ class SceneRecord(Row):
     kbps: float | None = None
     psnr_y: float
     ssim_y: float
+
+
+VERIFIED = ".verified"
+
+
+def verification_id(experiment_id: str) -> str:
+    """The id under which decoding this experiment again is recorded."""
+    return experiment_id + VERIFIED

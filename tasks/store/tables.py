@@ -5,7 +5,7 @@ Owns the mapping of types and the bytes of one file; which file lies where is `t
     str, Literal          string            tuple[str, ...]   list<string>
     int                   int64             dict              string holding JSON: reads the same in every tool
     float                 double            datetime          timestamp[us, UTC]
-    X | None              the type of X, nullable
+    X | None              the type of X, nullable       tuple[Row, ...]   string holding JSON
 
 The `campaign` is not a column of a file but the hive partition it lies in, as readers of such folders expect. `points`
 and `scenes` carry one column more than their models, `attempt`: a row hangs on the experiment row with the same two.
@@ -98,7 +98,7 @@ def _to_entry(table: str, campaign: str, row: dict[str, Any], where: str) -> Ent
         if ATTEMPT not in model.model_fields:
             del values[ATTEMPT]
         for name, field in model.model_fields.items():
-            if name in values and _is_mapping(field.annotation):
+            if name in values and _is_json(field.annotation):
                 values[name] = json.loads(values[name])
         return Entry(attempt, model.model_validate(values))
     except (KeyError, TypeError, ValueError) as error:
@@ -107,9 +107,9 @@ def _to_entry(table: str, campaign: str, row: dict[str, Any], where: str) -> Ent
 
 def _to_row(record: Record) -> dict[str, Any]:
     row = record.model_dump(exclude={PARTITION})
-    for name, value in row.items():
-        if isinstance(value, dict):
-            row[name] = json.dumps(value, sort_keys=True)
+    for name, field in type(record).model_fields.items():
+        if _is_json(field.annotation):
+            row[name] = json.dumps(row[name], sort_keys=True)
     return row
 
 
@@ -119,10 +119,10 @@ def _arrow_type(annotation: Any) -> pa.DataType:
     if _is_optional(annotation):
         (annotation,) = (kind for kind in typing.get_args(annotation) if kind is not type(None))
     origin = typing.get_origin(annotation)
+    if origin is typing.Literal or _is_json(annotation):
+        return pa.string()
     if origin is tuple:
         return pa.list_(pa.string())
-    if origin in (typing.Literal, dict):
-        return pa.string()
     plain = {
         str: pa.string(),
         int: pa.int64(),
@@ -136,8 +136,9 @@ def _is_optional(annotation: Any) -> bool:
     return typing.get_origin(annotation) in (UnionType, typing.Union) and type(None) in typing.get_args(annotation)
 
 
-def _is_mapping(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is dict
+def _is_json(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    return origin is dict or (origin is tuple and typing.get_args(annotation)[0] is not str)
 
 
 def _first_line(error: Exception) -> str:

@@ -25,7 +25,8 @@ MAY_CHANGE = {
 def require_same_frames(records: Iterable[ExperimentRecord], clip_set_hash: str) -> None:
     """Raises BadInputError where something in this campaign was measured on other frames under the same names."""
     for record in records:
-        if record.status == "measured" and record.clip_set_hash != clip_set_hash:
+        dev = record.kind in ("candidate", "anchor")  # others are measured on draws of their own
+        if dev and record.status == "measured" and record.clip_set_hash != clip_set_hash:
             raise BadInputError(
                 f"the clips have changed since {record.experiment_id} was measured on them: give the campaign "
                 "another name, or bring the old files back"

@@ -21,11 +21,12 @@ from codec.errors import BadInputError
 from codec.frames import Frames, VideoFormat
 from tasks.campaign import Limits
 from tasks.candidate import Candidate, Lineage
-from tasks.execute.attempt import isolation_for
+from tasks.execute import trust
 from tasks.execute.clips import LoadedClip
 from tasks.execute.harness import Evaluation, evaluate
 from tasks.execute.isolation import Isolation, ProcessIsolation, SandboxIsolation
 from tasks.execute.sandbox import layers
+from tasks.execute.trust import isolation_for
 from tasks.measure.anchors import SEED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,11 +197,9 @@ LOUD = [
         "exit in mid-answer",
         "crashed",
         "in the middle of its answer",
-        "os.write(int(sys.argv[1]), b'K' + bytes([9] + [0] * 15))\nos._exit(0)",
+        "os.write(3, b'K' + bytes([9] + [0] * 15))\nos._exit(0)",
     ),
-    Loud(
-        "garbage for an answer", "invalid", "longer than", "os.write(int(sys.argv[1]), b'\\xff' * 900)\ntime.sleep(5)"
-    ),
+    Loud("garbage for an answer", "invalid", "longer than", "os.write(3, b'\\xff' * 900)\ntime.sleep(5)"),
     Loud("pickled object", "invalid", "must return bytes", "return {'compressed_data': pickle.loads}"),
     Loud("lying list", "invalid", "must return a dict", "return [('compressed_data', b'')]"),
     Loud(
@@ -318,9 +317,11 @@ def test_traditional_codecs_work_inside(strategy: str, preset: str) -> None:
     assert inside.points[0].psnr_yuv == outside.points[0].psnr_yuv
 
 
-def test_only_the_projects_own_sources_run_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_projects_own_sources_run_where_there_is_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     own = Candidate.load(SEED)
     changed = own.model_copy(update={"files": own.files | {"decoder.py": own.files["decoder.py"] + "\n"}})
+    assert isolation_for(own, LIMITS).name == "sandbox"
+    monkeypatch.setattr(trust, "_sandbox_holds", lambda: False)
     assert isolation_for(own, LIMITS).name == "process"
     assert isolation_for(own.model_copy(update={"config": {}}), LIMITS).name == "process"
     assert isolation_for(changed, LIMITS).name == "sandbox"

@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterTags
 from prefect.deployments import run_deployment
 from prefect.states import Cancelling
-from running import EVOCODEC, clean_environment
+from running import EVOCODEC, below, clean_environment
 
 from codec.bitstream import EvcReader
 from codec.strategies import name_of
@@ -26,6 +26,7 @@ from flows.local import LocalLab, prefect_api
 from tasks.analyze.leaderboard import standings
 from tasks.analyze.summary import artifact_key
 from tasks.campaign import Campaign
+from tasks.execute import forkserver
 from tasks.store.store import Store
 
 # The loop as the cpu worker runs it, in a process of its own, which tells at its end what it has imported.
@@ -209,21 +210,6 @@ def test_a_late_batch_is_cancelled_and_recorded_as_infrastructure(lab: LocalLab,
     assert not candidates_below(os.getpid())
 
 
-def below(pid: int) -> list[int]:
-    """Every process below `pid`, by the kernel's own list."""
-    found, waiting = [], [pid]
-    while waiting:
-        parent = waiting.pop()
-        for thread in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                children = [int(child) for child in thread.read_text().split()]
-            except OSError:
-                continue
-            found += children
-            waiting += children
-    return found
-
-
 def command_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -231,9 +217,16 @@ def command_of(pid: int) -> str:
         return ""
 
 
+def command_name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def candidates_below(pid: int) -> list[int]:
     """The processes of candidates among those below `pid`."""
-    return [child for child in below(pid) if "tasks.execute.child" in command_of(child)]
+    return [child for child in below(pid) if command_name(child) == forkserver.PROCESS_NAME]
 
 
 def wait_until(condition: object, seconds: float = 60) -> bool:

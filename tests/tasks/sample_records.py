@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tasks.store.records import ExperimentRecord, PointRecord, SceneRecord
+from tasks.store.records import ExperimentRecord, PointRecord, SceneRecord, verification_id
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 CLIPS = ("talk", "screen")
@@ -32,6 +33,16 @@ def experiment(experiment_id: str, campaign: str = "night", *, minutes: int = 0,
         "finished_at": started + timedelta(seconds=12),
     }
     return ExperimentRecord(**(values | changes))
+
+
+def verified(records: Iterable[ExperimentRecord]) -> list[ExperimentRecord]:
+    """The records, and that each measured candidate among them was decoded again to the same frames."""
+    found = list(records)
+    for record in found[:]:
+        if record.kind == "candidate" and record.status == "measured":
+            update = {"experiment_id": verification_id(record.experiment_id), "kind": "verification"}
+            found.append(record.model_copy(update=update | {"gpu_seconds": 1.0, "usd": 0.0, "input_tokens": 0}))
+    return found
 
 
 def anchor(name: str, strategy: str, preset: str, campaign: str = "night") -> ExperimentRecord:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from running import below
 
 from tasks.campaign import Limits
 from tasks.execute.child import to_planar, to_tensor
-from tasks.execute.isolation import Job, Outcome, ProcessIsolation
+from tasks.execute.forkserver import ForkServer
+from tasks.execute.isolation import Isolation, Job, Outcome, ProcessIsolation
 
 WIDTH, HEIGHT, FRAMES = 16, 16, 2
 CLIP = bytes(range(256)) * 3  # two frames of 16×16 in 4:2:0
@@ -23,17 +28,14 @@ LIMITS = Limits(memory_mb=768, log_kb=4)
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """No descriptor stays open and no child stays alive, whatever the outcome."""
-    before = descriptors(), children()  # a lab for other tests may be among them
+    assert ProcessIsolation(LIMITS).run(Job("decode", {}, b"", {}, 1, 1)).status == "crashed"  # the server runs now
+    before = descriptors(), below(os.getpid())  # a lab for other tests may be among them
     yield
-    assert (descriptors(), children()) == before
+    assert (descriptors(), below(os.getpid())) == before
 
 
 def descriptors() -> list[str]:
     return sorted(path.name for path in Path("/proc/self/fd").iterdir())
-
-
-def children() -> list[int]:
-    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
 
 
 def is_running(pid: int) -> bool:
@@ -50,12 +52,13 @@ def encode(
     seconds: float = 20,
     max_output: int = 10_000,
     stop: Callable[[], bool] | None = None,
+    isolation: Isolation | None = None,
     **config: str,
 ) -> Outcome:
     source = "def compress_video_tensor(frames, config, device):\n" + textwrap.indent(textwrap.dedent(body), "    ")
     arguments = {"config": config, "width": WIDTH, "height": HEIGHT}
     job = Job("encode", {"encoder.py": source, "decoder.py": "SECRET = 1"}, CLIP, arguments, seconds, max_output)
-    return ProcessIsolation(LIMITS).run(job, stop)
+    return (isolation or ProcessIsolation(LIMITS)).run(job, stop)
 
 
 def decode(body: str) -> Outcome:
@@ -161,7 +164,7 @@ def test_an_end_without_an_answer_is_a_crash() -> None:
 
 
 def test_an_end_in_the_middle_of_the_answer_is_a_crash() -> None:
-    outcome = encode("import os, sys\nos.write(int(sys.argv[1]), b'K' + bytes([9] + [0] * 15))\nos._exit(3)")
+    outcome = encode("import os\nos.write(3, b'K' + bytes([9] + [0] * 15))\nos._exit(3)")
     assert outcome.output == b""
     assert (outcome.status, outcome.reason) == (
         "crashed",
@@ -225,3 +228,25 @@ def test_chroma_means_round_half_up() -> None:
     frame[1] = [[0, 1], [0, 1]]
     frame[2] = [[0, 0], [0, 1]]
     assert to_planar(frame) == bytes([0, 0, 0, 0, 1, 0])
+
+
+def test_two_jobs_draw_different_random_numbers() -> None:
+    body = "import numpy, random\nreturn {'compressed_data': repr((numpy.random.rand(), random.random())).encode()}"
+    assert len({encode(body).output for _ in range(3)}) == 3
+
+
+def test_a_dead_fork_server_is_replaced_and_its_job_is_nobodys_fault(tmp_path: Path) -> None:
+    server = ForkServer()
+    isolation = ProcessIsolation(LIMITS, server=server)
+    began = tmp_path / "began"
+    body = "import pathlib, time\npathlib.Path(config['began']).touch()\ntime.sleep(20)"
+    before = set(below(os.getpid()))
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(encode, body, isolation=isolation, began=str(began))
+        while not began.exists():
+            time.sleep(0.01)
+        (process,) = (pid for pid in set(below(os.getpid())) - before if below(pid))
+        os.kill(process, signal.SIGKILL)
+        assert (slow.result().status, slow.result().reason) == ("unready", "the process that forks candidates ended")
+    assert encode("return {'compressed_data': b'x'}", isolation=isolation).output == b"x"
+    server.stop()

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from sample_records import anchor, curve, experiment, scenes
+from sample_records import anchor, curve, experiment, scenes, verified
 
 from tasks.analyze.leaderboard import Standing, best, campaign_met, config_summary, standings, target_kbps
 from tasks.analyze.summary import artifact_key, iteration_markdown, leaderboard_rows
@@ -33,7 +33,14 @@ def board_of(factors: dict[str, float], *more: ExperimentRecord, **changes: Any)
     for name, factor in factors.items():
         rows.append(experiment(name, **changes))
         points += curve(name, "talk", factor)
-    return standings([*rows, *more], points, TARGETS)
+    return ranking([*rows, *more], points, TARGETS)
+
+
+def ranking(
+    records: list[ExperimentRecord], points: list[PointRecord], targets: Targets, **more: Any
+) -> list[Standing]:
+    """The standings once every candidate has been verified."""
+    return standings(verified(records), points, targets, **more)
 
 
 def order(board: list[Standing]) -> list[tuple[int | None, str]]:
@@ -54,7 +61,7 @@ def test_equal_merit_is_ordered_by_name_whatever_the_order_of_the_records() -> N
     rows, points = anchors()
     rows += [experiment("b"), experiment("a")]
     points += [*curve("b", "talk", 0.5), *curve("a", "talk", 0.5)]
-    there, back = (standings(records, points, TARGETS) for records in (rows, rows[::-1]))
+    there, back = (ranking(records, points, TARGETS) for records in (rows, rows[::-1]))
     assert order(there) == order(back)
     assert order(there)[:2] == [(1, "a"), (2, "b")]
 
@@ -62,7 +69,7 @@ def test_equal_merit_is_ordered_by_name_whatever_the_order_of_the_records() -> N
 def test_the_mean_is_over_the_clips_against_each_anchor() -> None:
     rows, points = anchors(("talk", "screen"))
     points += [*curve("a", "talk", 0.5), *curve("a", "screen", 0.9)]
-    row = standings([*rows, experiment("a")], points, TARGETS)[0]
+    row = ranking([*rows, experiment("a")], points, TARGETS)[0]
     assert row.mean_bd_rates["x265-medium"] == pytest.approx(-30)
     assert row.mean_bd_rates["svtav1-p6"] == pytest.approx(100 * ((0.5 + 0.9) / 2 / 0.85 - 1))
     assert row.mean_bd_rate == row.mean_bd_rates["x265-medium"]
@@ -71,7 +78,7 @@ def test_the_mean_is_over_the_clips_against_each_anchor() -> None:
 def test_one_clip_without_a_bd_rate_leaves_no_mean() -> None:
     rows, points = anchors(("talk", "screen"))
     points += [*curve("a", "talk", 0.5), *curve("a", "screen", 0.9)[:2]]
-    row = next(row for row in standings([*rows, experiment("a")], points, TARGETS) if row.experiment_id == "a")
+    row = next(row for row in ranking([*rows, experiment("a")], points, TARGETS) if row.experiment_id == "a")
     assert row.rank is None
     assert row.mean_bd_rate is None
     reason = next(clip for clip in row.clips if clip.clip == "screen").bd_rates["x265-medium"].reason
@@ -86,14 +93,14 @@ def test_what_failed_comes_last_and_has_no_score() -> None:
     shown = leaderboard_rows(board)[-1]
     assert shown.pop("status") == "crashed: it broke"
     assert shown.pop("experiment") == "0-failed"
-    assert shown.pop("what") == "av1 preset 6"
+    assert (shown.pop("what"), shown.pop("track")) == ("av1 preset 6", "overfitted")
     assert set(shown.values()) == {None}
 
 
 def test_results_without_isolation_are_barred_from_rank_best_and_success() -> None:
     rows, points = anchors(**FULL_HD)
     points += curve("a", "talk", 0.1, **FULL_HD)
-    board = standings([*rows, experiment("a", isolation="none")], points, TARGETS)
+    board = ranking([*rows, experiment("a", isolation="none")], points, TARGETS)
     row = next(row for row in board if row.experiment_id == "a")
     assert row.mean_bd_rate == pytest.approx(-90)
     assert row.met
@@ -107,19 +114,19 @@ def test_the_last_attempt_counts() -> None:
     found = experiment("a", attempt=2)
     rows, points = anchors()
     for records in ([lost, found], [found, lost]):
-        board = standings([*rows, *records], [*points, *curve("a", "talk", 0.5)], TARGETS)
+        board = ranking([*rows, *records], [*points, *curve("a", "talk", 0.5)], TARGETS)
         assert [row.experiment.attempt for row in board if row.experiment_id == "a"] == [2]
         assert board[0].rank == 1
 
 
 def test_without_anchors_nothing_is_ranked() -> None:
-    board = standings([experiment("a")], curve("a", "talk"), TARGETS)
+    board = ranking([experiment("a")], curve("a", "talk"), TARGETS)
     assert (board[0].rank, board[0].mean_bd_rates, best(board)) == (None, {}, None)
 
 
 def test_a_failed_anchor_is_no_reference() -> None:
     failed = anchor("x265-medium", "x265", "medium").model_copy(update={"status": "timeout"})
-    board = standings([failed, experiment("a")], curve("a", "talk"), TARGETS)
+    board = ranking([failed, experiment("a")], curve("a", "talk"), TARGETS)
     assert [row.mean_bd_rates for row in board] == [{}, {}]
 
 
@@ -134,7 +141,7 @@ def test_the_front_is_of_rate_operations_and_decode_speed() -> None:
     for name, (factor, changes) in traits.items():
         rows.append(experiment(name))
         points += curve(name, "talk", factor, **changes)
-    on_front = {row.experiment_id: row.on_front for row in standings(rows, points, TARGETS)}
+    on_front = {row.experiment_id: row.on_front for row in ranking(rows, points, TARGETS)}
     assert {name: on_front[name] for name in traits} == {
         "best rate": True,
         "faster": True,
@@ -153,16 +160,16 @@ def test_best_leaves_the_anchors_out() -> None:
 
 def test_a_campaign_is_not_met_by_an_anchor() -> None:
     rows, points = anchors(**FULL_HD)
-    assert all(row.met for row in standings(rows, points, TARGETS))
-    assert not campaign_met(standings(rows, points, TARGETS))
+    assert all(row.met for row in ranking(rows, points, TARGETS))
+    assert not campaign_met(ranking(rows, points, TARGETS))
     points += curve("a", "talk", **FULL_HD)
-    assert campaign_met(standings([*rows, experiment("a")], points, TARGETS))
+    assert campaign_met(ranking([*rows, experiment("a")], points, TARGETS))
 
 
 def test_a_campaign_is_met_on_every_clip_or_not_at_all() -> None:
     rows, points = anchors(("talk", "screen"), **FULL_HD)
     points += [*curve("a", "talk", **FULL_HD), *curve("a", "screen", 10.0, **FULL_HD)]
-    board = standings([*rows, experiment("a")], points, TARGETS)
+    board = ranking([*rows, experiment("a")], points, TARGETS)
     assert not campaign_met(board)
     assert next(row["targets"] for row in leaderboard_rows(board) if row["experiment"] == "a") == (
         "missed: bitrate, saving over HEVC"
@@ -184,15 +191,15 @@ def test_rows_say_what_is_shown() -> None:
 
 def test_the_cheapest_rate_is_unknown_where_no_point_is_good() -> None:
     dull = curve("a", "talk", ssim_y=0.5)
-    row = standings([experiment("a")], dull, TARGETS)[0]
+    row = ranking([experiment("a")], dull, TARGETS)[0]
     assert target_kbps(row.clips[0]) is None
     assert leaderboard_rows([row])[0]["kbps at targets (1080p30)"] == "not reached"
 
 
 def test_noise_over_the_target_is_noted() -> None:
     rows, points = anchors()
-    noisy = standings(rows, points, TARGETS, scenes=scenes("night-x265-medium", "talk", noise=12.0))
-    quiet = standings(rows, points, TARGETS, scenes=scenes("night-x265-medium", "talk", noise=1.0))
+    noisy = ranking(rows, points, TARGETS, scenes=scenes("night-x265-medium", "talk", noise=12.0))
+    quiet = ranking(rows, points, TARGETS, scenes=scenes("night-x265-medium", "talk", noise=1.0))
     assert re.fullmatch(r"its noise alone costs \d+ kbps at 35 dB", noisy[0].clips[0].note)
     assert quiet[0].clips[0].note == ""
 
@@ -237,7 +244,7 @@ def test_an_iteration_in_markdown_says_scores_reasons_and_the_best() -> None:
     rows, points = anchors()
     rows += [experiment("night-001-1", iteration=1), experiment("night-002-1", iteration=2), failed]
     points += [*curve("night-001-1", "talk", 0.6), *curve("night-002-1", "talk", 0.9)]
-    markdown = iteration_markdown(Campaign(name="night"), 2, rows, standings(rows, points, TARGETS))
+    markdown = iteration_markdown(Campaign(name="night"), 2, rows, ranking(rows, points, TARGETS))
     assert markdown.startswith("# night: iteration 2 of 2\n")
     assert "**night-002-1**" in markdown
     assert "→ -10.0% against x265-medium" in markdown

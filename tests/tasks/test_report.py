@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_records import anchor, curve, experiment, scenes
+from sample_records import anchor, curve, experiment, scenes, verified
 
 from codec.errors import BadInputError
 from tasks.analyze.report import LOG_CHARACTERS, render, write_report
@@ -65,6 +65,8 @@ def keep(store: Store, record: ExperimentRecord, factor: float, clips: tuple[str
         [point for clip in clips for point in curve(name, clip, factor, campaign)],
         [scene for clip in clips for scene in scenes(name, clip, campaign, noise=noise)],
     )
+    for verification in verified([record])[1:]:
+        store.write_experiment(verification, (), ())
 
 
 def fill(store: Store, count: int = 5, clips: tuple[str, ...] = ("/data/talk.mkv", "/data/screen.mkv")) -> None:
@@ -112,6 +114,7 @@ def test_a_campaign_that_is_met_says_who_met_it(store: Store) -> None:
     store.write_campaign(Campaign(name="night"))
     full_hd: dict[str, Any] = {"width": 1920, "height": 1080, "frames_per_second": 30.0, "ssim_y": 0.96}
     store.write_experiment(experiment("night-001-1"), curve("night-001-1", "talk", **full_hd), ())
+    store.write_experiment(verified([experiment("night-001-1")])[1], (), ())
     text = Page(render(store, "night")).text
     assert "✓ Targets met by night-001-1" in text
     assert "No candidate has a BD-rate yet." in text
@@ -136,8 +139,8 @@ def test_every_part_of_the_campaign_is_there(page: Page) -> None:
     ):
         assert said in page.text, said
     assert "early line" not in page.text
-    # Two anchors, a crash and five measured of 12.5 s, 0.25 USD and 100 tokens each.
-    assert "all 8 100.0 1.25 500 0" in page.text
+    # Two anchors, a crash and five measured of 12.5 s, 0.25 USD and 100 tokens each, five verified in 1 s.
+    assert "all 13 105.0 1.25 500 0" in page.text
 
 
 def test_refused_bd_rates_give_their_reason(store: Store) -> None:

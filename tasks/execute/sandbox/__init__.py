@@ -9,6 +9,8 @@ that their start-up runs inside too.
     Landlock       landlock.py     which files can be read; none can be written; no TCP, no signals out
     seccomp        seccomp.py      which system calls exist at all
 
+Candidates enter by `enter`, the broker that runs one program for them by `enter_as_broker`.
+
 Landlock bounds *what* an allowed call reaches, seccomp *which* calls there are; each alone leaves holes that the other
 closes. It fails closed: a missing layer is an error that names it and its remedy, never a weaker sandbox.
 """
@@ -27,7 +29,7 @@ from typing import Final, Literal
 from tasks.execute.sandbox import landlock, privileges, seccomp
 from tasks.execute.sandbox.errors import SandboxError
 
-__all__ = ["Layer", "Profile", "SandboxError", "enter", "layers", "self_test"]
+__all__ = ["Layer", "Profile", "SandboxError", "enter", "enter_as_broker", "layers", "self_test"]
 
 Profile = Literal["cpu", "gpu"]
 
@@ -39,6 +41,9 @@ NULL: Final = "/dev/null"
 # What CUDA's user-space driver opens. This profile is written from NVIDIA's documentation of container devices.
 GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/nvidia-uvm", *(f"/dev/nvidia{index}" for index in range(16)))
 GPU_FACTS: Final = ("/proc/driver/nvidia", "/sys/module/nvidia", "/sys/bus/pci", "/sys/devices/system/node")
+
+# What the kernel starts before a dynamically linked program: glibc's, by machine.
+LOADERS: Final = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1")
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,7 @@ def enter(profile: Profile, parent_pid: int) -> None:
 
     To be called while the process has one thread, after `limits.bound`. Raises SandboxError, naming the layer.
     """
-    if sys.platform != "linux":
-        raise SandboxError("sandbox: needs Linux: run the worker in a Linux container or virtual machine")
+    _require_linux()
     import codec  # found through the project's folder, which cannot be listed from inside
 
     readable = [*_python_paths(), *codec.__path__, *SYSTEM_LIBRARIES, *SYSTEM_FACTS, NULL]
@@ -70,6 +74,21 @@ def enter(profile: Profile, parent_pid: int) -> None:
     privileges.forbid_gaining()
     landlock.restrict(readable, usable)
     seccomp.restrict(with_devices=profile == "gpu")
+    self_test()
+
+
+def enter_as_broker(program: str, parent_pid: int) -> None:
+    """Restrict this process to what running `program`, and no other, needs; its children too.
+
+    It is given fewer files than a candidate: none of Python's, so everything has to be imported before. Otherwise as
+    `enter`.
+    """
+    _require_linux()
+    privileges.drop_root([program])
+    privileges.die_with(parent_pid)
+    privileges.forbid_gaining()
+    landlock.restrict([*SYSTEM_LIBRARIES, *SYSTEM_FACTS, NULL], executable=[program, *LOADERS])
+    seccomp.restrict(with_programs=True)
     self_test()
 
 
@@ -100,6 +119,11 @@ def layers() -> list[Layer]:
         Layer("landlock", *landlock.state()),
         Layer("seccomp", *seccomp.state()),
     ]
+
+
+def _require_linux() -> None:
+    if sys.platform != "linux":
+        raise SandboxError("sandbox: needs Linux: run the worker in a Linux container or virtual machine")
 
 
 def _python_paths() -> list[str]:

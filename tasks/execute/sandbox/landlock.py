@@ -1,4 +1,4 @@
-"""Landlock: which files the process can read. It can write, make, remove and execute none.
+"""Landlock: which files the process can read. It can write, make and remove none, and execute none but the broker's.
 
 Owns the ruleset. Calls that Landlock does not govern (stat, utime, chmod, sockets other than TCP) are seccomp's.
 Source: Documentation/userspace-api/landlock.rst of the Linux kernel.
@@ -22,6 +22,7 @@ RESTRICT_SELF: Final = 446
 GET_VERSION: Final = 1  # flag of CREATE_RULESET
 PATH_BENEATH: Final = 1  # kind of rule
 
+EXECUTE: Final = 1 << 0
 WRITE_FILE: Final = 1 << 1
 READ_FILE: Final = 1 << 2
 READ_DIR: Final = 1 << 3
@@ -63,8 +64,10 @@ def state() -> tuple[bool, str]:
     return True, f"ABI {version}{covered}"
 
 
-def restrict(readable: Iterable[str], usable: Iterable[str] = ()) -> None:
+def restrict(readable: Iterable[str], usable: Iterable[str] = (), executable: Iterable[str] = ()) -> None:
     """Let this process read `readable`, with all that lies beneath, use the devices `usable`, and nothing else.
+
+    `executable` are single files, to be read and executed.
 
     Paths that do not exist are left out: machines differ in where libraries lie. Raises SandboxError.
     """
@@ -80,6 +83,8 @@ def restrict(readable: Iterable[str], usable: Iterable[str] = ()) -> None:
                 _allow(ruleset, path, READ_FILE | READ_DIR)
             for path in usable:
                 _allow(ruleset, path, (READ_FILE | WRITE_FILE | IOCTL_DEV) & handled)
+            for path in executable:
+                _allow(ruleset, path, READ_FILE | EXECUTE)
             syscall(RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
         finally:
             os.close(ruleset)

@@ -15,7 +15,13 @@ MAX_THREADS: Final = 512
 
 
 def bound(memory_bytes: int, cpu_seconds: int, open_files: int, *, strict: bool) -> None:
-    """Lower the hard limits, so that they cannot be raised again. `strict` leaves no file growth and few threads."""
+    """Lower the hard limits, so that they cannot be raised again. `strict` leaves no file growth and few threads.
+
+    Raises MemoryError where this process holds more than `memory_bytes` as it is.
+    """
+    held = _data_bytes()
+    if held > memory_bytes:
+        raise MemoryError(f"Python and torch alone take {held >> 20} MB: raise limits.memory_mb")
     limits = [
         # Not RLIMIT_AS: CUDA and torch reserve far more address space than they use.
         (resource.RLIMIT_DATA, memory_bytes),
@@ -32,6 +38,15 @@ def bound(memory_bytes: int, cpu_seconds: int, open_files: int, *, strict: bool)
         hard = resource.getrlimit(limit)[1]
         lowered = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (lowered, lowered))
+
+
+def _data_bytes() -> int:
+    """What RLIMIT_DATA counts of this process; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
 
 
 def _threads_of_this_user() -> int:

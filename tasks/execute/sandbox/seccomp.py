@@ -5,11 +5,11 @@ because what Linux adds next year must be refused too. Refused calls answer EPER
 go on; calls of another instruction set kill, since no honest program makes them.
 Source: Documentation/userspace-api/seccomp_filter.rst of the Linux kernel; seccomp(2).
 
-What is missing on purpose: exec and fork; sockets of every kind; ptrace, process_vm_* and pidfd; io_uring, which runs
-calls past any filter; memfd, SysV and POSIX shared memory, keys and message queues, where one process could leave
-bits for the next; utime, chmod, chown, xattr, rename, link, unlink, truncate, locks, where it could leave them in
-files that it can only read; mincore and fadvise, which tell and steer the page cache; priorities, affinities,
-namespaces, mounts, modules, bpf and perf.
+What is missing on purpose: exec and fork, which only the broker has; sockets of every kind; ptrace, process_vm_* and
+pidfd; io_uring, which runs calls past any filter; memfd, SysV and POSIX shared memory, keys and message queues, where
+one process could leave bits for the next; utime, chmod, chown, xattr, rename, link, unlink, truncate, locks, where it
+could leave them in files that it can only read; mincore and fadvise, which tell and steer the page cache; priorities,
+affinities, namespaces, mounts, modules, bpf and perf.
 """
 
 from __future__ import annotations
@@ -147,6 +147,17 @@ FCNTL: Final = (0, 1, 2, 3, 4, 1030)
 IOCTL: Final = (0x5401, 0x5421, 0x541B, 0x5450, 0x5451)
 # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA: names of threads and of memory. Not PR_SET_PDEATHSIG: it dies with its parent.
 PRCTL: Final = (15, 16, 0x53564D41)
+# What the broker needs beside the rest, to run ffmpeg; which programs it may execute, Landlock decides.
+STARTING: Final = (
+    "execve",
+    "wait4",  # for its own children: there are no others to wait for
+)
+# SIGCHLD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID: glibc's fork. Another process, in no new namespace.
+FORK_FLAGS: Final = 0x1200011
+# ARCH_SET_FS: where a program that starts on x86_64 keeps what belongs to its first thread.
+ARCH_PRCTL: Final = (0x1002,)
+# PR_SET_PDEATHSIG: ffmpeg dies with the broker.
+STARTING_PRCTL: Final = (1,)
 # They answer "no such call", so that C libraries fall back to the older one, whose flags a filter can see.
 UNKNOWN: Final = ("clone3", "openat2")
 
@@ -224,7 +235,7 @@ class NotAllOf:
 Condition = OneOf | NoneOf | NotAllOf
 
 
-def conditions(pid: int, *, with_devices: bool) -> dict[str, Condition]:
+def conditions(pid: int, *, with_devices: bool = False, with_programs: bool = False) -> dict[str, Condition]:
     """The calls that are allowed for some arguments only, in process `pid`."""
     found: dict[str, Condition] = {
         "open": NoneOf(1, WRITING),
@@ -243,10 +254,13 @@ def conditions(pid: int, *, with_devices: bool) -> dict[str, Condition]:
         # decides which devices those are. Written from the driver's interface; not exercised by the tests.
         found |= {"ioctl": NoneOf(1, 0), "mmap": NoneOf(3, 0)}
         found |= {"open": NoneOf(1, os.O_CREAT | os.O_TRUNC), "openat": NoneOf(2, os.O_CREAT | os.O_TRUNC)}
+    if with_programs:
+        found |= {"clone": OneOf(0, (*THREAD_FLAGS, FORK_FLAGS)), "prctl": OneOf(0, PRCTL + STARTING_PRCTL)}
+        found |= {"arch_prctl": OneOf(0, ARCH_PRCTL)}
     return found
 
 
-def program(machine: str, pid: int, *, with_devices: bool = False) -> bytes:
+def program(machine: str, pid: int, *, with_devices: bool = False, with_programs: bool = False) -> bytes:
     """The filter for `machine` ("x86_64", "aarch64") as an array of struct sock_filter. Raises SandboxError."""
     if machine not in ARCHITECTURES:
         raise SandboxError(f"seccomp: no table for {machine!r}: use one of {', '.join(ARCHITECTURES)}")
@@ -259,23 +273,23 @@ def program(machine: str, pid: int, *, with_devices: bool = False) -> bytes:
         (JUMP_ANY_BIT, 0, 1, X32_BIT),
         (RETURN, 0, 0, KILL),
     ]
-    for name in _known(ALWAYS, numbers):
+    for name in _known(ALWAYS + STARTING if with_programs else ALWAYS, numbers):
         steps += _on(numbers[name], [(RETURN, 0, 0, ALLOW)])
     for name in _known(UNKNOWN, numbers):
         steps += _on(numbers[name], [(RETURN, 0, 0, REFUSE | errno.ENOSYS)])
-    some = conditions(pid, with_devices=with_devices)
+    some = conditions(pid, with_devices=with_devices, with_programs=with_programs)
     for name in _known(some, numbers):
         steps += _on(numbers[name], some[name].instructions())
     steps.append((RETURN, 0, 0, REFUSE | errno.EPERM))
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
-def restrict(*, with_devices: bool = False) -> None:
-    """Put the filter on this process, for good. NO_NEW_PRIVS must be set. Raises SandboxError."""
+def restrict(*, with_devices: bool = False, with_programs: bool = False) -> None:
+    """Put the filter on this process and its children, for good. NO_NEW_PRIVS must be set. Raises SandboxError."""
     machine = platform.machine()
     if sys.maxsize < 2**32:
         raise SandboxError("seccomp: no table for 32-bit programs: use a 64-bit Python")
-    filters = program(machine, os.getpid(), with_devices=with_devices)
+    filters = program(machine, os.getpid(), with_devices=with_devices, with_programs=with_programs)
     code = ctypes.create_string_buffer(filters, len(filters))
     description = struct.pack("@HP", len(filters) // 8, ctypes.addressof(code))
     try:
@@ -298,7 +312,7 @@ def state() -> tuple[bool, str]:
         prctl(PR_GET_SECCOMP)
     except OSError as error:
         return False, f"{error.strerror}: {REMEDY}"
-    allowed = [*_known(ALWAYS, ARCHITECTURES[machine][1]), *_known(conditions(0, with_devices=False), X86_64)]
+    allowed = [*_known(ALWAYS, ARCHITECTURES[machine][1]), *_known(conditions(0), X86_64)]
     return True, f"{len(allowed)} system calls allowed on {machine}"
 
 

@@ -114,6 +114,9 @@ X86_64: Final = {
     "prlimit64": 302,
     "kill": 62,
     "tgkill": 234,
+    "execve": 59,
+    "wait4": 61,
+    "arch_prctl": 158,
     "clone3": 435,
     "openat2": 437,
 }
@@ -209,6 +212,8 @@ AARCH64: Final = {
     "prlimit64": 261,
     "kill": 129,
     "tgkill": 131,
+    "execve": 221,
+    "wait4": 260,
     "clone3": 435,
     "openat2": 437,
 }
