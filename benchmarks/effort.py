@@ -1,6 +1,6 @@
 """What each level of effort costs and brings: auto on the demo clip, processor seconds against D + lambda·R.
 
-    python benchmarks/effort.py 0 1 2 3 4
+python benchmarks/effort.py 0 1 2 3 4
 """
 
 from __future__ import annotations
