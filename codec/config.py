@@ -12,8 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from codec import strategies
 from codec.bitstream import MAX_SCENE_FRAMES
+from codec.effort import MAX_EFFORT
 from codec.errors import BadInputError
 from codec.strategies.protocol import EncodeSettings
+
+AUTO = "auto"
+CHOSEN_BY_AUTO = ("preset", "scale", "quality_range", "options")
 
 
 class CodecConfig(BaseModel):
@@ -22,7 +26,17 @@ class CodecConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     quality: float = Field(0.5, ge=0, le=1, description="The rate knob: higher is better and bigger.")
-    strategy: str = Field("av1", description=f"What codes every scene: {', '.join(strategies.STRATEGIES)}.")
+    strategy: str = Field(
+        "av1",
+        description=f"What codes every scene: {', '.join(strategies.STRATEGIES)}, or auto: for each scene what does "
+        "least harm for its bits, found by encoding it.",
+    )
+    effort: int = Field(
+        4,
+        ge=0,
+        le=MAX_EFFORT,
+        description="How much auto tries: 0 one quick encode a scene, 10 everything. Nothing to other strategies.",
+    )
     preset: str | None = Field(
         None,
         description="The encoder's own name of a speed; slower is smaller. None is the strategy's default.",
@@ -50,13 +64,21 @@ class CodecConfig(BaseModel):
     @field_validator("strategy")
     @classmethod
     def _known_strategy(cls, name: str) -> str:
-        if name not in strategies.STRATEGIES:
-            raise ValueError(f"unknown strategy {name!r}: choose one of {', '.join(strategies.STRATEGIES)}")
+        if name != AUTO and name not in strategies.STRATEGIES:
+            raise ValueError(f"unknown strategy {name!r}: choose one of {', '.join(strategies.STRATEGIES)}, or {AUTO}")
         return name
 
     @model_validator(mode="after")
     def _known_preset(self) -> CodecConfig:
-        if self.preset is not None:
+        if self.strategy == AUTO:
+            chosen = [
+                name
+                for name in CHOSEN_BY_AUTO
+                if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
+            ]
+            if chosen:
+                raise ValueError(f"auto chooses {', '.join(chosen)} itself: leave it out, or name a strategy")
+        elif self.preset is not None:
             known = strategies.get(self.strategy).presets
             if self.preset not in known:
                 raise ValueError(f"{self.strategy} has no preset {self.preset!r}: choose one of {', '.join(known)}")

@@ -140,7 +140,9 @@ def psnr(mse: float) -> float:
 
 def squared_error(a: Plane, b: Plane) -> int:
     """The exact sum of squared differences of two uint8 planes of one shape."""
-    return int(cv2.norm(a, b, cv2.NORM_L2SQR))
+    return round(
+        cv2.norm(a, b, cv2.NORM_L2SQR)
+    )  # it squares a root again, and so comes out a little off a whole number
 
 
 def ssim(a: Plane, b: Plane) -> float:

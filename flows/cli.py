@@ -113,17 +113,41 @@ def demo_clip_command(out: Annotated[Path, typer.Argument(help="A .y4m, .mkv or 
 def encode(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Any video that FFmpeg reads.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.evc")],
-    strategy: Annotated[str, typer.Option(help="x264, x265, av1 or vvc.")] = "av1",
-    quality: Annotated[float, typer.Option(help="0 (small) to 1 (good).")] = 0.5,
-    preset: Annotated[str | None, typer.Option(help="The encoder's own speed preset.")] = None,
-    scale: Annotated[str, typer.Option(help="Coded size: 1, 3/4, 2/3 or 1/2.")] = "1",
+    quality: Annotated[
+        float | None, typer.Option(help="0 (small) to 1 (good); 0.5 where nothing is asked for.")
+    ] = None,
+    bitrate: Annotated[float | None, typer.Option(help="Kilobits a second of the whole file, within 3%.")] = None,
+    psnr: Annotated[float | None, typer.Option(help="PSNR-Y in dB of the whole clip, within 0.1.")] = None,
+    ssim: Annotated[float | None, typer.Option(help="Mean SSIM-Y, within 0.001.")] = None,
+    effort: Annotated[int | None, typer.Option(help="0 (quick) to 10 (everything); 4 where not given.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Scenes coded at once; same bytes, more memory.")] = 1,
+    strategy: Annotated[str, typer.Option(help="auto: the best for each scene; or x264, x265, av1, vvc …")] = "auto",
+    preset: Annotated[str | None, typer.Option(help="The encoder's own speed preset (not with auto).")] = None,
+    scale: Annotated[str, typer.Option(help="Coded size: 1, 3/4, 2/3 or 1/2 (not with auto).")] = "1",
+    report: Annotated[Path | None, typer.Option(help="A .json file: what was tried on each scene, and why.")] = None,
 ) -> None:
-    """Compress a video into an .evc file."""
+    """Compress a video into an .evc file, by quality or to a bitrate, a PSNR or an SSIM."""
     from codec.config import CodecConfig
-    from flows.commands.coding import encode_file
+    from codec.rate_control import Target
+    from flows.commands.coding import EncodeOrder, encode_file
 
-    config = CodecConfig.parse({"strategy": strategy, "quality": quality, "preset": preset, "scale": scale})
-    print(encode_file(source, out, config, _console(stderr=True), _warn))
+    asked = {"quality": quality, "bitrate": bitrate, "psnr": psnr, "ssim": ssim}
+    given = [name for name, value in asked.items() if value is not None]
+    if len(given) > 1:
+        raise BadInputError(f"--{' and --'.join(given)} exclude each other: give one")
+    if effort is not None and strategy != "auto":
+        raise BadInputError(f"--effort is auto's: leave it out with --strategy {strategy}")
+    settings = {"strategy": strategy, "quality": quality, "effort": effort, "preset": preset, "scale": scale}
+    config = CodecConfig.parse({name: value for name, value in settings.items() if value is not None})
+    target = None
+    if bitrate is not None:
+        target = Target("kbps", bitrate)
+    elif psnr is not None:
+        target = Target("psnr_y", psnr)
+    elif ssim is not None:
+        target = Target("ssim_y", ssim)
+    order = EncodeOrder(target, workers, report)
+    print(encode_file(source, out, config, _console(stderr=True), _warn, order))
 
 
 @app.command()

@@ -14,6 +14,7 @@ import os
 import selectors
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -127,17 +128,8 @@ def encode_with_ffmpeg(
     before_exec: Callable[[], None] | None = None,
 ) -> bytes:
     """`encode` by a process of ffmpeg's. `before_exec` is called in it first. Raises EncodeError."""
-    try:
-        process = subprocess.Popen(
-            command(ffmpeg or find_ffmpeg(), settings),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            preexec_fn=before_exec,  # safe where there are no threads, as in the broker, which alone gives one
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise EncodeError(f"vvc cannot start ffmpeg, which it needs to encode: {error}") from error
-    with process:
+    line = command(ffmpeg or find_ffmpeg(), settings)
+    with _started(line, before_exec) as process:
         stream, said = _exchange(process, pieces)
     if process.returncode != 0:
         lines = said.decode(errors="replace").strip().splitlines()
@@ -145,6 +137,36 @@ def encode_with_ffmpeg(
         shown = f"{settings.width}×{settings.height} with preset={settings.preset} qp={settings.qp} {_params(settings)}"
         raise EncodeError(f"vvc failed at {shown}: {reason}")
     return stream
+
+
+def stop_encoders() -> None:
+    """Kill every ffmpeg of this process, and start no more: for a process that is about to end without waiting."""
+    with _starting:
+        _stopped.set()
+        for process in _running:
+            process.kill()
+
+
+@contextlib.contextmanager
+def _started(line: list[str], before_exec: Callable[[], None] | None) -> Iterator[subprocess.Popen[bytes]]:
+    with _starting:
+        require(not _stopped.is_set(), "was stopped")
+        try:
+            process = subprocess.Popen(
+                line,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                preexec_fn=before_exec,  # safe where there are no threads, as in the broker, which alone gives one
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise EncodeError(f"vvc cannot start ffmpeg, which it needs to encode: {error}") from error
+        _running.add(process)
+    try:
+        with process:
+            yield process
+    finally:
+        _running.discard(process)
 
 
 def find_ffmpeg() -> str:
@@ -239,3 +261,6 @@ def _kill_on_error(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 _encoder: Encoder = encode_with_ffmpeg
+_running: set[subprocess.Popen[bytes]] = set()
+_starting = threading.Lock()
+_stopped = threading.Event()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -19,27 +21,55 @@ from codec.decoding_agent import DecodedScene, DecodingAgent
 from codec.encoding_agent import EncodeReport, EncodingAgent
 from codec.errors import BadInputError, BitstreamError
 from codec.frames import Frames, VideoFormat
+from codec.rate_control import UNIT, Reached, Target, encode_to_target, kbps
+from codec.strategies.vvc_encoder import stop_encoders
 from codec.video import VideoReader, open_video, write_video
 from codec.whole_file import whole_file
 
 Warn = Callable[[str], None]
+Result = TypeVar("Result")
 
 MID_GREY = 128
 
 
-def encode_file(source: Path, out: Path, config: CodecConfig, console: Console, warn: Warn) -> str:
+@dataclass(frozen=True)
+class EncodeOrder:
+    """What `encode_file` is asked besides the config.
+
+    target   a bitrate or a quality to hit, instead of the config's quality
+    workers  scenes coded side by side
+    report   a .json file to tell what was tried and why
+    """
+
+    target: Target | None = None
+    workers: int = 1
+    report: Path | None = None
+
+
+def encode_file(
+    source: Path, out: Path, config: CodecConfig, console: Console, warn: Warn, order: EncodeOrder | None = None
+) -> str:
     """Compress `source` into `out`; the line to print. Raises BadInputError, also where `out` is no .evc name."""
+    order = order or EncodeOrder()
     if out.suffix.lower() != ".evc":
         raise BadInputError(f"{out}: encode writes .evc files; give a name that ends in .evc")
-    _refuse_same_file(source, out)
+    for written in (out, order.report):
+        if written:
+            _refuse_same_file(source, written)
     with open_video(source) as reader, whole_file(out) as partial, partial.open("w+b") as sink:
+        passes = _Passes(source, reader)
         with _bar(console, "encoding", reader.frame_count) as advance_to:
-            report = _interruptible(lambda: _encode(reader, config, sink, advance_to))
-        for warning in reader.warnings:  # complete only after the last frame
+            report, reached = _interruptible(lambda: _encode(passes, config, order, sink, advance_to))
+        for warning in passes.warnings:
             warn(f"{source}: {warning}")
+        if reached and reached.miss:
+            warn(f"{out}: {reached.miss}")
         size = sink.seek(0, os.SEEK_END)
-    kbps = size * 8 * float(reader.format.frame_rate) / report.frames / 1000
-    return f"{out}: {report.frames} frames in {len(report.scenes)} scenes, {size} bytes, {kbps:.1f} kbps"
+    rate = kbps(size, report.frames, reader.format.frame_rate)
+    if order.report:
+        _write_report(order.report, config, order, report, reached, rate)
+    asked = f", {reached.figure:.5g} {UNIT[reached.metric]} in {reached.passes} passes" if reached else ""
+    return f"{out}: {report.frames} frames in {len(report.scenes)} scenes, {size} bytes, {rate:.1f} kbps{asked}"
 
 
 def decode_file(
@@ -93,15 +123,41 @@ def open_evc(path: Path) -> Iterator[BinaryIO]:
             raise BitstreamError(f"{path}: {error}") from error
 
 
+class _Passes:
+    """The frames of one file, as often as they are asked for. `warnings` are complete after a whole pass."""
+
+    def __init__(self, path: Path, first: VideoReader) -> None:
+        self._path = path
+        self._first: VideoReader | None = first
+        self.format = first.format
+        self.warnings: list[str] = first.warnings
+
+    def __call__(self) -> Iterator[Frames]:
+        reader, self._first = self._first, None
+        with reader or open_video(self._path) as frames:
+            yield from frames
+
+
 def _encode(
-    reader: VideoReader, config: CodecConfig, sink: BinaryIO, advance_to: Callable[[int], None]
-) -> EncodeReport:
-    return EncodingAgent(config).encode(reader, reader.format, sink, advance_to)
+    passes: _Passes, config: CodecConfig, order: EncodeOrder, sink: BinaryIO, advance_to: Callable[[int], None]
+) -> tuple[EncodeReport, Reached | None]:
+    if order.target:
+        return encode_to_target(config, order.target, passes, passes.format, sink, advance_to, workers=order.workers)
+    return EncodingAgent(config).encode(passes(), passes.format, sink, advance_to, workers=order.workers), None
 
 
-def _interruptible(work: Callable[[], EncodeReport]) -> EncodeReport:
+def _write_report(
+    path: Path, config: CodecConfig, order: EncodeOrder, report: EncodeReport, reached: Reached | None, rate: float
+) -> None:
+    target = {**asdict(order.target), **asdict(reached)} if order.target and reached else None
+    facts = {"config": config.model_dump(mode="json"), "target": target, "kbps": rate, **report.facts()}
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _interruptible(work: Callable[[], Result]) -> Result:
     """Run `work` in a thread and wait here: an encoder's C code can hold a whole scene before Python sees Ctrl-C."""
-    results: list[EncodeReport] = []
+    results: list[Result] = []
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -112,8 +168,12 @@ def _interruptible(work: Callable[[], EncodeReport]) -> EncodeReport:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(0.2)  # a join without a timeout would not be interrupted
+    try:
+        while thread.is_alive():
+            thread.join(0.2)  # a join without a timeout would not be interrupted
+    except KeyboardInterrupt:
+        stop_encoders()
+        raise
     if errors:
         raise errors[0]
     return results[0]
@@ -135,4 +195,14 @@ def _bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[i
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)
-        yield lambda frames: progress.update(task, completed=frames)
+        done, passes = 0, 1
+
+        def advance_to(frames: int) -> None:
+            nonlocal done, passes
+            if frames < done:  # a search for a target begins again
+                passes += 1
+                progress.reset(task, total=done, description=f"{what}, pass {passes}")
+            done = frames
+            progress.update(task, completed=frames)
+
+        yield advance_to

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from codec.decoding_agent import DecodingAgent
 from codec.errors import BadInputError
 from codec.frames import Frames, VideoFormat
 from codec.quality import measure_pairs
+from codec.rate_control import kbps
 from codec.video import VideoReader, open_video
 from flows.commands.coding import open_evc
 
@@ -47,11 +47,6 @@ def measure_files(reference: Path, distorted: Path, warn: Callable[[str], None])
         "frames": quality.frames,
         "bytes": size,
     }
-
-
-def kbps(size: int, frames: int, frame_rate: Fraction) -> float:
-    """Kilobits (1000) a second of `size` bytes shown for `frames` at `frame_rate`."""
-    return float(size * 8 * frame_rate / frames / 1000)
 
 
 def _paired(

@@ -18,6 +18,9 @@ import numpy as np
 import pytest
 from running import EVOCODEC, Evocodec, clean_environment
 
+from codec.demo_clip import demo_clip
+from codec.video import write_video
+
 
 def one_line(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """The contract of every error: the exit code, one line on stderr that says what and where, no traceback."""
@@ -369,3 +372,65 @@ def test_doctor_has_a_line_for_each_part_and_fails_with_a_remedy(evocodec: Evoco
 def test_keys_are_not_printed(evocodec: Evocodec) -> None:
     result = evocodec("doctor", ANTHROPIC_API_KEY="sk-very-secret")
     assert "sk-very-secret" not in result.stdout + result.stderr
+
+
+def test_encode_chooses_hits_a_target_and_tells_why(evocodec: Evocodec, tmp_path: Path) -> None:
+    clip, out, told = (tmp_path / name for name in ("clip.y4m", "a.evc", "a.json"))
+    video, frames = demo_clip()
+    write_video(clip, video, [frames[48:60]])
+    result = evocodec("encode", clip, out, "--psnr", "36", "--effort", "1", "--workers", "2", "--report", told)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(evocodec("measure", clip, out, "--json").stdout)["psnr_y"] == pytest.approx(36, abs=0.1)
+    facts = json.loads(told.read_text())
+    assert facts["config"]["strategy"] == "auto"
+    assert facts["target"]["figure"] == pytest.approx(36, abs=0.1)
+    assert facts["bytes"] == out.stat().st_size
+    (scene,) = facts["scenes"]
+    assert scene["chosen"] in scene["trials"]
+    assert scene["chosen"]["bytes"] == scene["payload_bytes"]
+    assert {"strategy", "preset", "scale", "rate", "bytes", "distortion", "failure"} <= set(scene["trials"][0])
+    assert "lowest D" in scene["why"]
+    assert set(scene["features"]) >= {"motion", "noise"}
+
+
+def test_an_unreachable_bitrate_is_told_in_one_line(evocodec: Evocodec, clip: Path, tmp_path: Path) -> None:
+    result = evocodec("encode", clip, tmp_path / "a.evc", "--bitrate", "0.1", "--strategy", "x264")
+    assert result.returncode == 0
+    assert "is the coarsest that these settings give" in result.stderr
+    assert (tmp_path / "a.evc").exists()
+
+
+def test_what_encode_cannot_be_asked(evocodec: Evocodec, clip: Path) -> None:
+    for words, told in (
+        (("--bitrate", "100", "--psnr", "36"), "--bitrate and --psnr exclude each other"),
+        (("--effort", "2", "--strategy", "av1"), "--effort is auto's"),
+        (("--preset", "4"), "auto chooses preset itself"),
+        (("--ssim", "1.5"), "the target of 1.5 SSIM-Y"),
+    ):
+        one_line(evocodec("encode", clip, "out.evc", *words), 2, told)
+
+
+def test_an_interrupted_vvc_encode_leaves_no_ffmpeg(clips: Path, tmp_path: Path) -> None:
+    """The signal goes to one process only, so that what it started must be ended by it."""
+    process = subprocess.Popen(
+        [EVOCODEC, "encode", clips / "bunny1080.mkv", "out.evc", "--strategy", "vvc"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    children: list[int] = []
+    deadline = time.monotonic() + 60
+    while not children and time.monotonic() < deadline:
+        time.sleep(0.1)
+        tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+        children = [int(child) for task in tasks for child in task.read_text().split()]
+    assert children
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (130, "evocodec: interrupted\n")
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,99 @@
+"""What each level of effort tries: which encoders at which presets, at which scales, how far beside the first guess.
+
+Owns the table and the shortlist that a scene's class makes of it. Encoding and comparing is `codec.selector`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codec import strategies
+from codec.scenes import SceneClass
+
+MAX_EFFORT = 10
+
+# On screen content SVT-AV1 with screen tools makes about half of the bytes; on everything else they only cost time.
+SCREEN_OPTIONS = {"av1": (("scm", "1"),)}
+# Encoder parameters of which now one and now the other setting is better, by 1 to 8% of the cost; no feature tells
+# which: SVT-AV1's temporal filter and its quantiser by block, VVenC's bits for the intra picture.
+VARIANTS = {
+    "av1": ((("enable-tf", "0"),), (("aq-mode", "0"),)),
+    "vvc": ((("intraqpoffset", "-1"),),),
+}
+# The strategy that restores what a traditional base layer lost.
+ENHANCER = "hybrid_semantic"
+# Strategies for one kind of content, and the classes that have a chance of being that kind.
+SPECIALISTS: dict[str, frozenset[SceneClass]] = {"procedural": frozenset({"screen", "static", "talking_head"})}
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One encoder at one preset; `preset` None is the strategy's default."""
+
+    strategy: str
+    preset: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Effort:
+    """One level.
+
+    tools     all are tried at the rate that lambda predicts, at full size
+    scaled    of so many of the best tools the smaller scales are tried
+    refined   of so many of the best (tool, scale) pairs the rates beside the predicted one are tried …
+    probes    … with at most so many encodes each
+    varied    of so many of the best pairs the encoder's variants are tried, one on top of the other where they help
+    enhanced  whether a network is tried on top of the best coding
+    """
+
+    tools: tuple[Tool, ...]
+    scaled: int
+    refined: int
+    probes: int
+    varied: int
+    enhanced: bool = False
+
+
+def _tools(*names: str) -> tuple[Tool, ...]:
+    parts = (name.split() for name in names)
+    return tuple(Tool(part[0], part[1] if len(part) > 1 else None) for part in parts)
+
+
+# Presets by speed on one core: SVT-AV1 8, 6 and 4 and VVenC faster code one 1080p frame in 0.1 to 0.4 s, VVenC fast in
+# 0.8 s, VVenC medium in 3 s.
+EFFORTS = (
+    Effort(_tools("av1 8"), 0, 0, 0, 0),
+    Effort(_tools("av1 8"), 1, 0, 0, 0),
+    Effort(_tools("av1 6", "procedural"), 1, 1, 1, 0),
+    Effort(_tools("av1 5", "vvc faster", "procedural"), 1, 0, 0, 1),
+    Effort(_tools("av1 4", "vvc faster", "procedural"), 1, 1, 2, 1),
+    Effort(_tools("av1 4", "vvc faster", "procedural"), 2, 2, 3, 2),
+    Effort(_tools("av1 4", "vvc fast", "procedural"), 1, 1, 2, 1),
+    Effort(_tools("av1 3", "vvc fast", "x265 slow", "procedural"), 2, 1, 3, 2, True),
+    Effort(_tools("av1 3", "vvc medium", "procedural"), 1, 1, 2, 1, True),
+    Effort(_tools("av1 2", "vvc medium", "x265 slower", "procedural"), 2, 2, 3, 2, True),
+    Effort(
+        _tools(
+            "av1 2",
+            "vvc medium",
+            "x265 slower",
+            "x264 veryslow",
+            *("procedural", "i_frame_interpolation", "semantic_latent"),
+        ),
+        3,
+        3,
+        4,
+        3,
+        True,
+    ),
+)
+
+
+def shortlist(effort: Effort, scene_class: SceneClass) -> tuple[Tool, ...]:
+    """The tools worth trying on this class of scene; those of strategies that are not built are left out."""
+    return tuple(
+        Tool(tool.strategy, tool.preset, SCREEN_OPTIONS.get(tool.strategy, ()) if scene_class == "screen" else ())
+        for tool in effort.tools
+        if tool.strategy in strategies.STRATEGIES and scene_class in SPECIALISTS.get(tool.strategy, {scene_class})
+    )

@@ -1,0 +1,402 @@
+"""Chooses what codes a scene: a shortlist is really encoded and decoded, and the lowest D + lambda·R wins.
+
+Owns the search over encoders, scales and rates, and the record of it. What is on the list at which effort is
+`codec.effort`'s, what a distortion is and which lambda belongs to a quality `codec.rate_distortion`'s.
+
+    tools at full size, at the rate that lambda predicts
+      -> smaller scales of the best tools, unless scaling alone already costs more than the best coding
+      -> rates beside the predicted one for the best pairs
+      -> variants of the encoder's settings for the best pairs
+
+Every figure is of a real payload, decoded. A trial that fails is recorded and out. The same scene and settings always
+try the same codings in the same order, so the choice does not depend on speed, threads or other scenes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import floor, inf
+
+from codec import strategies
+from codec.bitstream import frames_hash
+from codec.config import AUTO, CodecConfig
+from codec.effort import EFFORTS, ENHANCER, VARIANTS, Effort, Tool, shortlist
+from codec.errors import EncodeError, EvocodecError
+from codec.frames import Frames, VideoFormat
+from codec.rate_distortion import KNOBS, QUALITY_KNOB, PlaneErrors, RateKnob, lambda_of_quality, plane_errors
+from codec.resample import SCALES, enlarge, shrink
+from codec.scenes import SceneClass
+from codec.strategies.elementary import ElementaryStrategy
+from codec.strategies.protocol import EncodeSettings
+
+# A smaller scale is given up where the next larger one costs this much more than the best.
+SCALE_PATIENCE = 1.03
+# Within this factor of a lambda that was searched in full, only families whose cost, from what is known, is within the
+# second factor of the best are coded again.
+NEAR_LAMBDA = 2.0
+WORTH_ANOTHER_LOOK = 1.08
+MOST_LOOKS = 3
+SCALE_SAMPLES = 3
+# VVenC takes whole QPs. An offset for intra pictures of one more than the usual -3 comes out about half a step coarser,
+# and no worse for its bits.
+HALF_STEPS = {"vvc": ("intraqpoffset", -3)}
+
+
+@dataclass(frozen=True)
+class Coding:
+    """One way to code a scene, complete: the same coding of the same scene always gives the same bytes.
+
+    `quality_range` with two equal ends is the encoder's own rate parameter, and `quality` then plays no part.
+    """
+
+    strategy: str
+    preset: str | None = None
+    scale: str = "1"
+    quality: float = 1.0
+    quality_range: tuple[float, float] | None = None
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def settings(self) -> EncodeSettings:
+        options, rates = dict(self.options), self.quality_range
+        if self.encoder in HALF_STEPS and self.rate % 1:
+            option, usual = HALF_STEPS[self.encoder]
+            options[option] = str(int(options.get(option, usual)) + 1)
+            rates = (floor(self.rate), floor(self.rate))
+        return EncodeSettings(self.quality, self.preset, self.scale, rates, options)
+
+    @property
+    def encoder(self) -> str:
+        """Whose rate parameter `rate` is: the strategy's own, or that of the base layer that it is told to use."""
+        return dict(self.options).get("base", self.strategy)
+
+    @property
+    def rate(self) -> float:
+        """The encoder's CRF or QP; of a strategy without one, the quality knob."""
+        return self.quality_range[1] if self.quality_range else self.quality
+
+    @property
+    def family(self) -> Coding:
+        """All codings that differ from this one in rate only."""
+        return replace(self, quality=1.0, quality_range=None)
+
+    def at(self, rate: float) -> Coding:
+        """This coding at another rate."""
+        if self.encoder in KNOBS:
+            return replace(self, quality=1.0, quality_range=(rate, rate))
+        return replace(self, quality=rate)
+
+    @property
+    def knob(self) -> RateKnob:
+        return KNOBS.get(self.encoder, QUALITY_KNOB)
+
+    def __str__(self) -> str:
+        parts = [self.strategy, self.preset, *(f"{key}={value}" for key, value in self.options)]
+        scale = f" at scale {self.scale}" if self.scale != "1" else ""
+        return f"{' '.join(part for part in parts if part)}{scale}, rate {self.rate:g}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of one coding. `errors` are None and `failure` says why where it failed."""
+
+    coding: Coding
+    bytes: int
+    errors: PlaneErrors | None
+    distortion: float
+    frames_hash: int
+    failure: str | None = None
+
+    def cost(self, lambda_rd: float) -> float:
+        """D + lambda·R; infinite where the coding failed."""
+        return inf if self.failure else self.distortion + lambda_rd * 8 * self.bytes
+
+
+@dataclass
+class SceneMemory:
+    """What is known of a scene from searches at other lambdas: they repeat no encode and look only where it pays.
+
+    `searched` are the lambdas of full searches; `asides` says by how much the best rate of a family of codings lay off
+    the one that lambda predicts; where `pinned` is set, nothing but the rate of that family follows lambda.
+    """
+
+    trials: dict[Coding, Trial] = field(default_factory=dict)
+    searched: list[float] = field(default_factory=list)
+    asides: dict[Coding, float] = field(default_factory=dict)
+    pinned: Coding | None = None
+
+    def pin(self, coding: Coding, quality: float) -> None:
+        """Stay with this coding, which was the choice at `quality`, but for its rate."""
+        self.pinned = coding.family
+        self.asides[coding.family] = coding.rate - _predicted_rate(coding, lambda_of_quality(quality))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One scene coded: the trial that won, its payload, all that were looked at, and why this one."""
+
+    payload: bytes
+    trial: Trial
+    trials: tuple[Trial, ...]
+    why: str
+
+    @property
+    def strategy(self) -> str:
+        return self.trial.coding.strategy
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """The strategies looked at, each once."""
+        return tuple(dict.fromkeys(trial.coding.strategy for trial in self.trials))
+
+
+class CompressionStrategySelector:
+    """Chooses what codes a scene: the configured strategy, or with `auto` whatever costs least."""
+
+    def choose(
+        self,
+        frames: Frames,
+        video: VideoFormat,
+        features: Mapping[str, float],
+        config: CodecConfig,
+        *,
+        scene_class: SceneClass = "moderate_motion",
+        memory: SceneMemory | None = None,
+        on_trial: Callable[[float], None] | None = None,
+    ) -> Choice:
+        """Code the scene and decode it again. Raises EncodeError where nothing on the list can code it.
+
+        `memory` spans several calls for one scene; `on_trial` is told after every trial what share of the work,
+        roughly, is done.
+        """
+        memory = memory or SceneMemory()
+        if config.strategy != AUTO:
+            return _fixed(frames, video, config, memory)
+        effort = EFFORTS[config.effort]
+        lambda_rd = lambda_of_quality(config.quality)
+        search = _Search(frames, video, lambda_rd, effort, memory, on_trial)
+        if memory.pinned:
+            search.look_at(memory.pinned)
+        elif any(1 / NEAR_LAMBDA <= known / lambda_rd <= NEAR_LAMBDA for known in memory.searched):
+            search.look_again()
+        else:
+            search.look(shortlist(effort, scene_class))
+        return search.choice()
+
+
+def _fixed(frames: Frames, video: VideoFormat, config: CodecConfig, memory: SceneMemory) -> Choice:
+    strategy = strategies.get(config.strategy)
+    coding = Coding(
+        config.strategy,
+        config.preset,
+        config.scale,
+        config.quality,
+        config.quality_range,
+        tuple(config.options.items()),
+    )
+    if isinstance(strategy, ElementaryStrategy):  # qualities that round to one rate are one coding
+        coding = coding.at(strategy.rate(config.settings))
+    payload, trial = _run(coding, frames, video)
+    memory.trials[coding] = trial
+    return Choice(payload, trial, (trial,), "fixed by config")
+
+
+def _run(coding: Coding, frames: Frames, video: VideoFormat) -> tuple[bytes, Trial]:
+    """Encode and decode. Raises what the strategy raises."""
+    strategy = strategies.get(coding.strategy)
+    payload = strategy.encode(frames, video, coding.settings)
+    decoded = strategy.decode(payload, video, len(frames))
+    errors = plane_errors(frames, decoded)
+    return payload, Trial(coding, len(payload), errors, errors.weighted(video), frames_hash(decoded))
+
+
+def _predicted_rate(coding: Coding, lambda_rd: float) -> float:
+    """The rate at which this kind of coding usually has the slope `lambda_rd`, unrounded.
+
+    Halving both sides spreads each squared error over four samples: the coder must work to a quarter of lambda.
+    """
+    return coding.knob.at(lambda_rd * float(SCALES[coding.scale]) ** 2)
+
+
+class _Search:
+    """The search for one scene at one lambda. Only the best payload is kept."""
+
+    def __init__(
+        self,
+        frames: Frames,
+        video: VideoFormat,
+        lambda_rd: float,
+        effort: Effort,
+        memory: SceneMemory,
+        on_trial: Callable[[float], None] | None,
+    ) -> None:
+        self._frames = frames
+        self._video = video
+        self._lambda = lambda_rd
+        self._effort = effort
+        self._memory = memory
+        self._on_trial = on_trial or (lambda share: None)
+        self._expected = 1
+        self._looked_at: dict[Coding, Trial] = {}
+        self._best: tuple[Trial, bytes | None] | None = None
+
+    def look(self, tools: tuple[Tool, ...]) -> None:
+        """The whole search, from nothing."""
+        effort = self._effort
+        self._expected = (
+            len(tools)
+            + effort.scaled * (len(SCALES) - 1)
+            + effort.refined * effort.probes
+            + effort.varied
+            + effort.enhanced
+        )
+        for tool in tools:
+            self._try_predicted(Coding(tool.strategy, tool.preset, options=tool.options))
+        floors = self._scaling_floors() if effort.scaled else {}
+        scalable = [family for family in self._ranked() if family.strategy in KNOBS]
+        for family in scalable[: effort.scaled]:
+            self._try_scales(family, floors)
+        for family in self._ranked()[: effort.refined]:
+            self._refine(family)
+        for family in self._ranked()[: effort.varied]:
+            self._vary(family)
+        if effort.enhanced and ENHANCER in strategies.STRATEGIES:
+            self._enhance()
+        self._memory.searched.append(self._lambda)
+
+    def look_again(self) -> None:
+        """The search where the scene is known from other lambdas: only what came near the best there."""
+        known = [trial for trial in self._memory.trials.values() if not trial.failure]
+        bounds: dict[Coding, float] = {}
+        for trial in known:
+            cost = trial.cost(self._lambda)
+            bounds[trial.coding.family] = min(cost, bounds.get(trial.coding.family, inf))
+        limit = WORTH_ANOTHER_LOOK * min(bounds.values(), default=inf)
+        near = (family for family, bound in bounds.items() if bound <= limit)
+        families = sorted(near, key=bounds.__getitem__)[:MOST_LOOKS]
+        self._expected = len(families)
+        for family in families:
+            self._try_predicted(family)
+
+    def look_at(self, family: Coding) -> None:
+        """No search: one family at the rate that lambda predicts."""
+        self._try_predicted(family)
+
+    def choice(self) -> Choice:
+        """The coding that costs least. Raises EncodeError where none succeeded."""
+        trials = tuple(self._looked_at.values())
+        if self._best is None:
+            reasons = "; ".join(f"{trial.coding}: {trial.failure}" for trial in trials)
+            raise EncodeError(f"nothing on auto's list codes this scene: {reasons}")
+        best, payload = self._best
+        if payload is None:
+            payload, _ = _run(best.coding, self._frames, self._video)
+        return Choice(payload, best, trials, self._why(best, trials))
+
+    def _why(self, best: Trial, trials: tuple[Trial, ...]) -> str:
+        text = f"lowest D + {self._lambda:.4g}·R of {len(trials)} codings"
+        others = [trial for trial in trials if trial.coding.strategy != best.coding.strategy and not trial.failure]
+        if others:
+            second = min(others, key=lambda trial: trial.cost(self._lambda))
+            text += f", {1 - best.cost(self._lambda) / second.cost(self._lambda):.1%} under {second.coding}"
+        failed = dict.fromkeys(trial.coding.strategy for trial in trials if trial.failure)
+        return f"{text}; failed: {', '.join(failed)}" if failed else text
+
+    def _try_predicted(self, family: Coding) -> float:
+        """The cost of a family at the rate that lambda predicts for it."""
+        rate = _predicted_rate(family, self._lambda) + self._memory.asides.get(family, 0.0)
+        return self._try(family.at(family.knob.rounded(rate)))
+
+    def _try(self, coding: Coding) -> float:
+        payload = None
+        trial = self._memory.trials.get(coding)
+        if trial is None:
+            try:
+                payload, trial = _run(coding, self._frames, self._video)
+            except (EvocodecError, OSError) as error:
+                trial = Trial(coding, 0, None, inf, 0, str(error))
+            self._memory.trials[coding] = trial
+        self._looked_at[coding] = trial
+        cost = trial.cost(self._lambda)
+        if cost < (self._best[0].cost(self._lambda) if self._best else inf):
+            self._best = trial, payload
+        self._on_trial(min(1.0, len(self._looked_at) / self._expected))
+        return cost
+
+    def _ranked(self) -> list[Coding]:
+        """The families looked at that work, cheapest first."""
+        costs: dict[Coding, float] = {}
+        for trial in self._looked_at.values():
+            family = trial.coding.family
+            costs[family] = min(trial.cost(self._lambda), costs.get(family, inf))
+        return sorted((family for family, cost in costs.items() if cost < inf), key=costs.__getitem__)
+
+    def _best_of(self, family: Coding) -> tuple[float, Coding]:
+        return min(
+            (
+                (trial.cost(self._lambda), coding)
+                for coding, trial in self._looked_at.items()
+                if coding.family == family
+            ),
+            key=lambda pair: pair[0],
+        )
+
+    def _scaling_floors(self) -> dict[str, float]:
+        """What shrinking and enlarging alone costs in D, from a few frames: no coding at that scale costs less."""
+        step = max(1, len(self._frames) // SCALE_SAMPLES)
+        sample = self._frames[::step]
+        share = len(self._frames) / len(sample)
+        floors = {}
+        for scale in list(SCALES)[1:]:
+            back = enlarge(shrink(sample, self._video, scale), self._video, scale)
+            floors[scale] = share * plane_errors(sample, back).weighted(self._video)
+        return floors
+
+    def _try_scales(self, family: Coding, floors: Mapping[str, float]) -> None:
+        best = self._best_of(family)[0]
+        for scale, least in floors.items():
+            if self._best and least > self._best[0].cost(self._lambda):
+                return
+            cost = self._try_predicted(replace(family, scale=scale))
+            if cost > SCALE_PATIENCE * best:
+                return
+            best = min(best, cost)
+
+    def _refine(self, family: Coding) -> None:
+        """Walk along the rate from the best one known, finer first, while the cost falls."""
+        knob = family.knob
+        start, coding = self._best_of(family)
+        probes = self._effort.probes
+        for direction in (-knob.stride, knob.stride):
+            while probes:
+                aside = coding.at(knob.rounded(coding.rate + direction))
+                if aside in self._looked_at:
+                    break
+                probes -= 1
+                cost = self._try(aside)
+                if cost >= start:
+                    break
+                start, coding = cost, aside
+        self._remember(coding)
+
+    def _vary(self, family: Coding) -> None:
+        """Change the encoder's settings one after the other at the best rate known; what helps stays."""
+        least, coding = self._best_of(family)
+        for variant in VARIANTS.get(family.strategy, ()):
+            varied = replace(coding, options=(*coding.options, *variant))
+            cost = self._try(varied)
+            if cost < least:
+                least, coding = cost, varied
+                self._remember(coding)
+
+    def _enhance(self) -> None:
+        """Put a network on top of the best coding, where that has a base layer of its kind."""
+        if self._best and self._best[0].coding.strategy in KNOBS:
+            coding = self._best[0].coding
+            enhanced = replace(coding, strategy=ENHANCER, options=(*coding.options, ("base", coding.strategy)))
+            self._try(enhanced)
+            self._remember(enhanced)
+
+    def _remember(self, coding: Coding) -> None:
+        self._memory.asides[coding.family] = coding.rate - _predicted_rate(coding, self._lambda)
