@@ -57,7 +57,10 @@ def run(
     campaign: Annotated[str, typer.Option(help="Name of the records; the same name resumes.")] = "demo",
     iterations: Annotated[int, typer.Option(min=1, max=1000, help="Turns of design, dispatch, wait, analyze.")] = 2,
     candidates: Annotated[int, typer.Option(min=1, max=8, help="Candidates per iteration.")] = 3,
-    designer: Annotated[str, typer.Option(help="What proposes candidates.")] = "search",
+    designer: Annotated[
+        str, typer.Option(help="What proposes candidates: search, or anthropic (needs ANTHROPIC_API_KEY).")
+    ] = "search",
+    model: Annotated[str, typer.Option(help="The language model; default: the designer's own choice.")] = "",
     store: StoreOption = DEFAULT_STORE,
     max_frames: Annotated[int, typer.Option(min=1, max=3600, help="Use only this many frames of each clip.")] = 128,
     server: Annotated[str, typer.Option(help="API URL of a running Prefect server; default: start one.")] = "",
@@ -76,6 +79,7 @@ def run(
         iterations=iterations,
         candidates=candidates,
         designer=designer,
+        model=model,
         store=_store_uri(store),
         max_frames=max_frames,
     )
@@ -250,6 +254,18 @@ def report(
 
     write_report(out, Store.open(_store_uri(store)), campaign)
     print(out)
+
+
+@app.command()
+def prompt(
+    campaign: Annotated[str, typer.Option(help="The campaign to be designed for.")] = "demo",
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a language model would be sent for the next candidate; needs no key and no network."""
+    from flows.commands.prompt import print_prompt
+
+    print_prompt(_store_uri(store), campaign, as_json=as_json)
 
 
 @app.command()

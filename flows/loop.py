@@ -31,6 +31,7 @@ from tasks.analyze.promotion import champion
 from tasks.analyze.step import analyze
 from tasks.analyze.summary import artifact_key
 from tasks.campaign import Batch, Campaign, CandidateRef
+from tasks.design.rejected import paid_for
 from tasks.design.step import design
 from tasks.dispatch.pending import MAX_ATTEMPTS, pending, unverified, verification_of
 from tasks.dispatch.step import ANCHORS, EXPERIMENT, VERIFY, RunOutcome, dispatch, wait
@@ -161,6 +162,7 @@ def record_lost(
     for ref in batch:
         if (ref.experiment_id, ref.attempt) in recorded:
             continue
+        paid = paid_for(store, ref) if kind == "candidate" else None
         reason = f"the run on the GPU pool left no record: {outcome.state}: {outcome.message}"
         get_run_logger().warning("%s attempt %d lost: %s", ref.experiment_id, ref.attempt, reason)
         store.write_experiment(
@@ -174,6 +176,7 @@ def record_lost(
                 reason=reason,
                 stage="dispatch",
                 candidate_hash=ref.candidate_hash,
+                **(paid.model_dump() if paid is not None else {}),
                 host=socket.gethostname(),
                 started_at=now,
                 finished_at=now,

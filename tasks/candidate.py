@@ -45,6 +45,17 @@ CAPPED_SOURCES: Final = ("decoder.py", "trainer.py")
 MAX_FILE_BYTES: Final = 1024 * 1024
 
 
+class Paid(BaseModel):
+    """What a language model's work on one candidate cost, repairs and broken answers included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    input_tokens: int
+    output_tokens: int
+    usd: float
+
+
 class Lineage(BaseModel):
     """Where a candidate comes from and what its designer expects of it."""
 
@@ -57,6 +68,7 @@ class Lineage(BaseModel):
     change_class: str = ""
     predicted_bd_rate_percent: float | None = None
     predicted_tera_ops_per_frame: float | None = None
+    paid: Paid | None = None
 
 
 class Candidate(BaseModel):
@@ -154,7 +166,8 @@ class Candidate(BaseModel):
         return hashlib.sha256(self.files.get("decoder.py", "").encode()).hexdigest()
 
     def _lineage_object(self) -> dict[str, Any]:
-        return self.lineage.model_dump(mode="json")
+        # Left out where there is none: a candidate keeps the hash it had before there was such a field.
+        return self.lineage.model_dump(mode="json", exclude={"paid"} if self.lineage.paid is None else set())
 
 
 def problems(candidate: Candidate) -> list[str]:
@@ -162,7 +175,7 @@ def problems(candidate: Candidate) -> list[str]:
     return [
         *_source_problems(candidate.files),
         *(problem for name in CAPPED_SOURCES for problem in _size_problems(name, candidate.files.get(name, ""))),
-        *_config_problems(candidate.config),
+        *config_problems(candidate.config),
     ]
 
 
@@ -205,7 +218,8 @@ def _size_problems(name: str, source: str) -> Iterator[str]:
             return
 
 
-def _config_problems(config: Mapping[str, Any]) -> Iterator[str]:
+def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """What keeps a config from being kept or passed on, one line each."""
     try:
         size = len(_canonical(config))
     except (TypeError, ValueError, RecursionError) as error:

@@ -5,14 +5,15 @@ Running candidates is `tasks.execute`'s; keeping designs is `tasks.design.step`'
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from codec.errors import BadInputError
 from tasks.campaign import Campaign
-from tasks.candidate import Candidate
-from tasks.store.records import ExperimentRecord, PointRecord
+from tasks.candidate import Candidate, Paid
+from tasks.store.records import ExperimentRecord, PointRecord, Status
+from tasks.store.store import Store
 
 # A designer that knows what wins on the select clips would design for them, and they would select no more.
 HIDDEN_STAGES: Final = ("select", "sealed")
@@ -39,33 +40,57 @@ class Past:
         points: Iterable[PointRecord],
     ) -> Past:
         """All that is on record, less what a designer must not see."""
+        # An iteration that was cut short has records already: seeing them would change what it designs when resumed.
+        before = [
+            record
+            for record in experiments
+            if record.kind == "anchor" or (record.kind == "candidate" and record.iteration < iteration)
+        ]
+        known = {record.experiment_id for record in before}
         shown = campaign.model_copy(update={"select": (), "sealed": ()})
         return cls(
             shown,
             iteration,
             tuple(
                 record.model_copy(update={"stages": tuple(s for s in record.stages if s.name not in HIDDEN_STAGES)})
-                for record in experiments
-                if record.kind in ("candidate", "anchor")
+                for record in before
             ),
-            tuple(point for point in points if point.split == "dev"),
+            tuple(point for point in points if point.split == "dev" and point.experiment_id in known),
         )
 
 
+@dataclass(frozen=True)
+class Rejected:
+    """An attempt at a candidate that ended before anything could be run. It is recorded like every other attempt."""
+
+    experiment_id: str
+    designer: str
+    reason: str = ""
+    status: Status = "rejected"
+    hypothesis: str = ""
+    change_class: str = ""
+    candidate: Candidate | None = None
+    paid: Paid | None = None
+
+
 class Designer(Protocol):
-    """Proposes candidates. Keeps nothing between calls: the past is all it knows."""
+    """Proposes candidates. Keeps nothing between calls: the past, and what it was answered, is all it knows."""
 
     name: str
 
-    def propose(self, past: Past, count: int) -> list[Candidate]:
-        """`count` candidates, or fewer where nothing untried is left."""
+    def propose(self, past: Past, count: int) -> Sequence[Candidate | Rejected]:
+        """`count` candidates or failed attempts at one, in the order of their numbers; fewer where none is left."""
         ...
 
 
-def make_designer(campaign: Campaign) -> Designer:
-    """The designer a campaign asks for. Raises BadInputError, naming the known ones."""
+def make_designer(campaign: Campaign, store: Store) -> Designer:
+    """The designer a campaign asks for. Raises BadInputError, naming the known ones, or the key that is missing."""
+    if campaign.designer == "anthropic":
+        from tasks.design.anthropic_designer import AnthropicDesigner
+
+        return AnthropicDesigner.from_environment(campaign.name, campaign.model, store)
     if campaign.designer == "search":
         from tasks.design.search import SearchDesigner
 
         return SearchDesigner(campaign.seed)
-    raise BadInputError(f"unknown designer {campaign.designer!r}: choose search")
+    raise BadInputError(f"unknown designer {campaign.designer!r}: choose search or anthropic")

@@ -6,7 +6,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.campaign import Campaign, CandidateRef
-from tasks.design.designer import Past, make_designer
+from tasks.design.designer import Past, Rejected, make_designer
+from tasks.design.rejected import record_rejected
 from tasks.store.store import Store
 
 
@@ -18,16 +19,14 @@ def design(campaign: Campaign, iteration: int) -> tuple[CandidateRef, ...]:
     if kept is not None:
         return kept
     past = Past.of(campaign, iteration, store.experiments(campaign.name), store.points(campaign.name))
-    candidates = make_designer(campaign).propose(past, campaign.candidates)
-    refs = tuple(
-        CandidateRef(
-            experiment_id=f"{campaign.name}-{iteration:03d}-{number}",
-            candidate_hash=store.put_blob(candidate.to_json_bytes()),
-            iteration=iteration,
-        )
-        for number, candidate in enumerate(candidates, start=1)
-    )
-    store.write_design(campaign.name, iteration, refs)
-    for ref, candidate in zip(refs, candidates, strict=True):
-        get_run_logger().info("%s: %s", ref.experiment_id, candidate.lineage.hypothesis)
-    return refs
+    refs = []
+    for proposal in make_designer(campaign, store).propose(past, campaign.candidates):
+        if isinstance(proposal, Rejected):
+            record_rejected(store, campaign, iteration, proposal)
+            get_run_logger().warning("%s %s: %s", proposal.experiment_id, proposal.status, proposal.reason)
+            continue
+        candidate_hash = store.put_blob(proposal.to_json_bytes())
+        refs.append(CandidateRef(experiment_id=proposal.lineage.id, candidate_hash=candidate_hash, iteration=iteration))
+        get_run_logger().info("%s: %s", proposal.lineage.id, proposal.lineage.hypothesis)
+    store.write_design(campaign.name, iteration, tuple(refs))
+    return tuple(refs)

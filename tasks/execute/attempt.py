@@ -146,6 +146,8 @@ class _Start:
     ) -> Attempt:
         lineage = candidate.lineage
         weights = found.weights if found is not None else b""
+        # A candidate was paid for once: not again by its second attempt, nor as somebody's rival.
+        paid = lineage.paid if kind == "candidate" and self._ref.attempt == 1 else None
         record = ExperimentRecord(
             campaign=self._campaign.name,
             experiment_id=experiment_id,
@@ -176,6 +178,7 @@ class _Start:
             clip_set_hash=clip_set_hash(self._clips),
             harness_version=version("evocodec"),
             isolation=evaluation.isolation,
+            **(paid.model_dump() if paid is not None else {}),
             gpu_seconds=time.monotonic() - self._clock,
             log=evaluation.log,
             host=socket.gethostname(),

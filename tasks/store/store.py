@@ -13,6 +13,7 @@ Invariants:
     blobs/<hash[:2]>/<hash>                                                     SHA-256 of the content
     campaigns/<name>/campaign.json
     campaigns/<name>/designs/<iteration>.json
+    campaigns/<name>/answers/<key>.json                                         what a language model answered, raw
 
 `pandas.read_parquet("<root>/schema=1/points")` reads a table without this module; it also sees what an interrupted
 writer left uncommitted, and may see rows twice while `compact` runs: join on experiment_id and attempt.
@@ -193,6 +194,21 @@ class Store:
                 raise StoreError(f"{self._files.where(path)}: not a design's file; move it away") from error
         return found
 
+    def write_answer(self, campaign: str, key: str, data: bytes) -> None:
+        """Keep a language model's raw answer, which was paid for. Raises StoreError where that key has one."""
+        path = _answer(campaign, key)
+        try:
+            self._files.create(path, data)
+        except NameTakenError as error:
+            raise StoreError(f"{self._files.where(path)}: this answer is kept already") from error
+
+    def read_answer(self, campaign: str, key: str) -> bytes | None:
+        try:
+            (data,) = self._files.read([_answer(campaign, key)])
+        except NameMissingError:
+            return None
+        return data
+
     # Reading tables
 
     def _campaigns_of(self, table: str, campaign: str | None) -> list[str]:
@@ -278,6 +294,12 @@ def _blob(digest: str) -> str:
 
 def _designs(campaign: str) -> str:
     return f"campaigns/{_checked(campaign)}/designs"
+
+
+def _answer(campaign: str, key: str) -> str:
+    if not FILE_STEM.fullmatch(key):
+        raise StoreError(f"{key!r} cannot name a file: use letters, digits, '.', '_' and '-'")
+    return f"campaigns/{_checked(campaign)}/answers/{key}.json"
 
 
 def _checked(campaign: str) -> str:

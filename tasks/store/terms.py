@@ -19,6 +19,7 @@ MAY_CHANGE = {
     "store",
     "targets",
     "designer",
+    "model",
 }
 
 

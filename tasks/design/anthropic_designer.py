@@ -1,0 +1,178 @@
+"""The `anthropic` designer: a language model reads what happened and writes the next candidates.
+
+Invariants:
+- a raw answer is kept before anything is read out of it, so that a loop that was killed asks nothing twice;
+- what is made of the answers depends on them and on the past alone: reading them again gives the same candidates;
+- the key is read in `from_environment` and goes into the client and nowhere else.
+Owns the order of asking, checking and repairing. What is sent is `tasks.design.prompt`'s, the wire is
+`tasks.design.messages`', what an answer says is `tasks.design.answers`'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from pydantic import ValidationError
+
+from codec.errors import BadInputError, EvocodecError, StoreError
+from tasks.candidate import Candidate, Paid
+from tasks.design.answers import Answer, Price, Unusable, Usage, paid, read_submission, to_candidate, unpriced
+from tasks.design.brief import Choose, plain_brief
+from tasks.design.designer import Past, Rejected
+from tasks.design.messages import MessagesApi, Patience
+from tasks.design.prompt import Prompt, build_prompt, with_repair
+from tasks.lint import lint
+from tasks.store.records import ExperimentRecord
+from tasks.store.store import Store
+
+DEFAULT_MODEL: Final = "claude-opus-5"
+KEY: Final = "ANTHROPIC_API_KEY"
+BASE_URL: Final = "ANTHROPIC_BASE_URL"
+# An answer, and one repair of it.
+TURNS: Final = 2
+# A stream that breaks is asked for again; one that always breaks would be paid for without end.
+MOST_BROKEN: Final = 3
+
+
+class Asks(Protocol):
+    """Whoever answers a request: see `MessagesApi.ask`."""
+
+    def ask(self, body: Mapping[str, Any]) -> Answer: ...
+
+
+class _Nobody:
+    def ask(self, body: Mapping[str, Any]) -> Answer:
+        raise EvocodecError(f"{body['model']} was to be asked without a key")
+
+
+@dataclass(frozen=True)
+class AnthropicDesigner:
+    """Proposes what a model writes. `api` answers, `store` keeps what it answered and has the parents' sources."""
+
+    api: Asks
+    store: Store
+    model: str = DEFAULT_MODEL
+    choose: Choose = plain_brief
+    price: Price = unpriced
+    name: str = "anthropic"
+
+    @classmethod
+    def from_environment(
+        cls, campaign: str, model: str, store: Store, patience: Patience | None = None
+    ) -> AnthropicDesigner:
+        """Raises BadInputError where there is no key."""
+        key = os.environ.get(KEY, "").strip()
+        if not key:
+            raise BadInputError(
+                f"campaign {campaign!r} is designed by a model and {KEY} is not set: set it where the loop runs, or "
+                "use --designer search"
+            )
+        api = MessagesApi(key, os.environ.get(BASE_URL, "").strip(), patience)
+        return cls(api, store, model or DEFAULT_MODEL)
+
+    @classmethod
+    def offline(cls, model: str, store: Store) -> AnthropicDesigner:
+        """One that says what it would ask and cannot ask it."""
+        return cls(_Nobody(), store, model or DEFAULT_MODEL)
+
+    def propose(self, past: Past, count: int) -> Sequence[Candidate | Rejected]:
+        """One candidate, or what became of the attempt, for each of `count` numbers."""
+        self.price(self.model, Usage())  # a model without a price is refused before it costs anything
+        made: list[Candidate | Rejected] = []
+        for number in range(1, count + 1):
+            made.append(self._one(past, number, made))
+        return made
+
+    def prompt(self, past: Past, number: int, made: Sequence[Candidate | Rejected] = ()) -> Prompt:
+        """What is sent for candidate `number`, after those `made` in the same iteration."""
+        return build_prompt(past, self.choose(past, number), self._load, self.model, number, made)
+
+    def _one(self, past: Past, number: int, made: Sequence[Candidate | Rejected]) -> Candidate | Rejected:
+        experiment_id = f"{past.campaign.name}-{past.iteration:03d}-{number}"
+        prompt = self.prompt(past, number, made)
+        answers: list[Answer] = []
+        verdict = Rejected(experiment_id, self.name)
+        for turn in range(1, TURNS + 1):
+            body = prompt.body() if turn == 1 else with_repair(prompt, answers[-1], verdict.reason).body()
+            answers += self._answers(past, f"{past.iteration:04d}-{number}-{turn}", body)
+            cost = paid(answers, self.price)
+            outcome = self._read(answers[-1], experiment_id, past, made)
+            if isinstance(outcome, Candidate):
+                return _with_cost(outcome, cost)
+            verdict = replace(outcome, paid=cost)
+        return verdict
+
+    def _answers(self, past: Past, key: str, body: Mapping[str, Any]) -> list[Answer]:
+        """The answer to one request, after those that broke off and were paid for all the same."""
+        answers: list[Answer] = []
+        for number in range(1, MOST_BROKEN + 1):
+            answers.append(self._kept(past.campaign.name, f"{key}-{number}", body))
+            if answers[-1].complete:
+                break
+        return answers
+
+    def _kept(self, campaign: str, key: str, body: Mapping[str, Any]) -> Answer:
+        """The answer on record, or a new one, which is on record before it is returned."""
+        data = self.store.read_answer(campaign, key)
+        if data is not None:
+            try:
+                return Answer.model_validate_json(data)
+            except ValidationError as error:
+                raise StoreError(f"the kept answer {key} of {campaign} cannot be read; move it away") from error
+        request = json.dumps(body, sort_keys=True).encode()
+        request_hash = hashlib.sha256(request).hexdigest()
+        answer = self.api.ask(body).model_copy(update={"request_hash": request_hash})
+        self.store.write_answer(campaign, key, answer.model_dump_json(indent=1).encode())
+        self.store.put_blob(request)  # after the answer, which must not wait for anything
+        return answer
+
+    def _read(
+        self, answer: Answer, experiment_id: str, past: Past, made: Sequence[Candidate | Rejected]
+    ) -> Candidate | Rejected:
+        """The candidate in an answer, or what keeps it from being run."""
+        refused = Rejected(experiment_id, self.name)
+        if not answer.complete:
+            return replace(refused, reason=f"the answer never came whole: {answer.error}")
+        try:
+            submission = read_submission(answer)
+            refused = replace(refused, hypothesis=submission.hypothesis, change_class=submission.change_class)
+            candidate = to_candidate(submission, experiment_id, self.name)
+        except Unusable as error:
+            return replace(refused, reason=str(error))
+        refused = replace(refused, candidate=candidate)
+        tried = {record.experiment_id: record for record in past.experiments if record.kind == "candidate"}
+        if submission.parent_id is not None and submission.parent_id not in tried:
+            return replace(refused, reason=f"parent_id {submission.parent_id!r} is no experiment of this campaign")
+        advice = lint(candidate)
+        if advice:
+            return replace(refused, reason="; ".join(advice))
+        same = _same_as(candidate, tried.values(), made)
+        if same is not None:
+            reason = f"the same code and config as {same}, names and layout aside"
+            return replace(refused, reason=reason, status="duplicate")
+        return candidate
+
+    def _load(self, candidate_hash: str) -> Candidate | None:
+        """None where its sources are gone, or are no longer a candidate's: the prompt then goes without them."""
+        try:
+            return Candidate.from_json_bytes(self.store.get_blob(candidate_hash))
+        except EvocodecError:
+            return None
+
+
+def _same_as(
+    candidate: Candidate, tried: Iterable[ExperimentRecord], made: Sequence[Candidate | Rejected]
+) -> str | None:
+    """The experiment that had this idea before."""
+    known = {record.ast_hash: record.experiment_id for record in tried if record.status != "infrastructure"}
+    known |= {earlier.ast_hash: earlier.lineage.id for earlier in made if isinstance(earlier, Candidate)}
+    return known.get(candidate.ast_hash)
+
+
+def _with_cost(candidate: Candidate, cost: Paid) -> Candidate:
+    return candidate.model_copy(update={"lineage": candidate.lineage.model_copy(update={"paid": cost})})

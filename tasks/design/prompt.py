@@ -1,0 +1,233 @@
+"""What a language model is sent: three texts out of prompts/, the most lasting first, so that the API's cache pays.
+
+    system    who it is, the contract, what codec/ offers, the rules, this campaign's terms     the same all campaign
+    ledger    what the experiments so far taught, up to the last full ten of them               new each ten experiments
+    request   the order: parent, figures, rivals, failures, what remains                        new each time
+
+A cache breakpoint stands after the first two. Owns which facts stand where; the words are in prompts/*.md.j2, which a
+researcher edits. What a designer may know at all is decided by `tasks.design.designer.Past`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import tasks
+from tasks.analyze.leaderboard import ANCHOR_NAMES, REFERENCE_ANCHOR, Standing, standings
+from tasks.analyze.promotion import Comparison, compare
+from tasks.candidate import (
+    FUNCTIONS,
+    MAX_CONFIG_BYTES,
+    MAX_DECODER_LITERAL_BYTES,
+    MAX_DECODER_SOURCE_BYTES,
+    Candidate,
+)
+from tasks.design.answers import TOOL, Answer, tool_definition
+from tasks.design.brief import Brief
+from tasks.design.codec_api import codec_api
+from tasks.design.designer import Past, Rejected
+from tasks.lint import REFUSED
+from tasks.store.records import ExperimentRecord
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FOLDER: Final = Path(tasks.__file__).resolve().parent.parent / "prompts"
+SEED_FOLDER: Final = Path(__file__).parent / "seeds" / "evocodec"
+# Room for two long source files; an answer that needs more could not be a decoder anyway.
+MAX_TOKENS: Final = 32_000
+LEDGER_STEP: Final = 10
+LEDGER_LINES: Final = 12
+# The end of a log has the error.
+LOG_CHARACTERS: Final = 1200
+SOURCE_CHARACTERS: Final = 60_000
+
+Load = Callable[[str], Candidate | None]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request. `repair` is a last text, empty in the first turn."""
+
+    model: str
+    system: str
+    ledger: str
+    request: str
+    repair: str = ""
+
+    def body(self) -> dict[str, Any]:
+        """The parameters of the Messages API."""
+        kept: dict[str, Any] = {"cache_control": {"type": "ephemeral"}}
+        content: list[dict[str, Any]] = [
+            _text(self.ledger) | kept,
+            _text(self.request),
+            *([_text(self.repair)] if self.repair else []),
+        ]
+        return {
+            "model": self.model,
+            "max_tokens": MAX_TOKENS,
+            "system": [_text(self.system) | kept],
+            "messages": [{"role": "user", "content": content}],
+            "tools": [tool_definition()],
+            "tool_choice": {"type": "tool", "name": TOOL, "disable_parallel_tool_use": True},
+        }
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One experiment in the request. `against` are its comparisons by the experiment it is compared with."""
+
+    record: ExperimentRecord
+    candidate: Candidate | None
+    row: Standing
+    against: Mapping[str, Comparison]
+    log: str
+
+
+def build_prompt(
+    past: Past, brief: Brief, load: Load, model: str, number: int, made: Sequence[Candidate | Rejected] = ()
+) -> Prompt:
+    """The request for candidate `number`, after those `made` in the same iteration."""
+    board = {row.experiment_id: row for row in standings(past.experiments, past.points, past.campaign.targets)}
+    tried = [row for row in board.values() if row.kind == "candidate"]
+    tried.sort(key=lambda row: (row.experiment.iteration, row.experiment_id))
+    settled = len(tried) // LEDGER_STEP * LEDGER_STEP
+
+    def shown(experiment_ids: Sequence[str]) -> list[Shown]:
+        rows = [board[experiment_id] for experiment_id in experiment_ids if experiment_id in board]
+        return [_shown(row, past, load) for row in rows]
+
+    parent = shown([brief.parent] if brief.parent else [])
+    return Prompt(
+        model,
+        _render(
+            "system.md.j2",
+            campaign=past.campaign,
+            api=codec_api(),
+            seed=Candidate.load(SEED_FOLDER),
+            functions=FUNCTIONS,
+            refused=REFUSED,
+            tool=TOOL,
+            decoder_bytes=MAX_DECODER_SOURCE_BYTES,
+            literal_bytes=MAX_DECODER_LITERAL_BYTES,
+            config_bytes=MAX_CONFIG_BYTES,
+            anchors=ANCHOR_NAMES,
+        ),
+        _render(
+            "ledger.md.j2",
+            anchors=[_shown(row, past, load) for row in board.values() if row.kind == "anchor"],
+            count=settled,
+            scored=_by_score(tried[:settled])[: 2 * LEDGER_LINES],
+            failures=[row for row in tried[:settled] if row.experiment.status != "measured"][-LEDGER_LINES:],
+            reference=REFERENCE_ANCHOR,
+        ),
+        _render(
+            "request.md.j2",
+            past=past,
+            brief=brief,
+            number=number,
+            parent=parent[0] if parent else None,
+            recent=tried[settled:],
+            rivals=shown(brief.rivals),
+            failures=shown(brief.failures),
+            made=made,
+            reference=REFERENCE_ANCHOR,
+            remaining=max(0, past.campaign.iterations - past.iteration),
+            log_characters=LOG_CHARACTERS,
+        ),
+    )
+
+
+def with_repair(prompt: Prompt, answer: Answer, problem: str) -> Prompt:
+    """The same request with the answer to it and what is wrong with that."""
+    given = "\n".join(block.text for block in answer.blocks if block.type in ("text", "tool_use"))
+    text = _render("repair.md.j2", given=given[:SOURCE_CHARACTERS], problem=problem, tool=TOOL)
+    return replace(prompt, repair=text)
+
+
+def _shown(row: Standing, past: Past, load: Load) -> Shown:
+    record = row.experiment
+    candidate = load(record.candidate_hash) if record.candidate_hash else None
+    mine = [point for point in past.points if point.experiment_id == record.experiment_id]
+    against = {}
+    for other in past.experiments:
+        is_anchor = other.kind == "anchor" and other.experiment_id.endswith(REFERENCE_ANCHOR)
+        if mine and other.status == "measured" and (is_anchor or other.experiment_id in record.parents):
+            theirs = [point for point in past.points if point.experiment_id == other.experiment_id]
+            against[other.experiment_id] = compare(mine, theirs, record.noise_percent, other.noise_percent)
+    return Shown(record, candidate, row, against, record.log[-LOG_CHARACTERS:])
+
+
+def _by_score(rows: Sequence[Standing]) -> list[Standing]:
+    return sorted(
+        (row for row in rows if row.mean_bd_rate is not None), key=lambda row: (row.mean_bd_rate, row.experiment_id)
+    )
+
+
+def _render(name: str, **facts: Any) -> str:
+    text = _environment().get_template(name).render(**facts)
+    # A candidate's log may hold half a character, which no request can.
+    return text.encode("utf-8", "replace").decode().strip() + "\n"
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # No autoescape: this is Markdown for a model. What candidates wrote is fenced by `fenced`.
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters.update(
+        file_name=_file_name, figure=_figure, delta=_delta, fenced=_fenced, line=_line, pretty_json=_pretty_json
+    )
+    return environment
+
+
+def _file_name(clip: str) -> str:
+    """Where a user keeps clips is nobody else's business."""
+    return Path(clip).name
+
+
+def _figure(value: float | None) -> str:
+    """Four significant digits: two decimals hide the gains that a search is made of."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _delta(percent: float | None, noise: float = 0.0) -> str:
+    """A BD-rate with its direction, and in units of the noise where that was measured."""
+    if percent is None:
+        return "no overlap"
+    arrow = "↓ better" if percent < 0 else "↑ worse" if percent > 0 else "="
+    units = f", {abs(percent) / noise:.4g} × noise" if noise > 0 else ""
+    return f"{percent:+.4g}% {arrow}{units}"
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """A code block that the text cannot close."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _line(text: str, most: int = 400) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= most else flat[: most - 1] + "…"
+
+
+def _pretty_json(text: str) -> str:
+    return json.dumps(json.loads(text), indent=2, sort_keys=True)
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
