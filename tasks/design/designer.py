@@ -76,7 +76,8 @@ class Rejected:
 class Designer(Protocol):
     """Proposes candidates. Keeps nothing between calls: the past, and what it was answered, is all it knows."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def propose(self, past: Past, count: int) -> Sequence[Candidate | Rejected]:
         """`count` candidates or failed attempts at one, in the order of their numbers; fewer where none is left."""

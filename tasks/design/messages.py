@@ -60,6 +60,7 @@ class MessagesApi:
         """
         import anthropic
 
+        failure: anthropic.APIError
         for number in range(1, self._patience.tries + 1):
             try:
                 return self._stream(body if self._force_tool else _with_free_choice(body))

@@ -1,0 +1,446 @@
+"""The anthropic designer, through the real client, against a scripted stand-in of the Messages API."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import pytest
+from messages_api import (
+    USAGE,
+    MessagesServer,
+    Reply,
+    broken,
+    cut,
+    denied,
+    good,
+    limited,
+    malformed,
+    no_forced_tool,
+    overloaded,
+    refusal,
+    slow,
+    talk,
+    too_long,
+)
+from running import Evocodec, clean_environment
+from sample_records import anchor, curve, experiment
+
+from codec.errors import BadInputError, EvocodecError
+from tasks.campaign import Campaign
+from tasks.candidate import Candidate
+from tasks.design.anthropic_designer import AnthropicDesigner
+from tasks.design.answers import Usage
+from tasks.design.brief import Brief
+from tasks.design.designer import Past, Rejected, make_designer
+from tasks.design.messages import Patience
+from tasks.design.rejected import record_rejected
+from tasks.store.store import Store
+
+KEY = "sk-ant-a-secret-that-must-stay-one"
+MODEL = "claude-test-1"
+HASTY = Patience(tries=4, first_wait=0.01, longest_wait=0.05, silence=5, answer=10)
+ENCODER = "def compress_video_tensor(frames, config, device):\n    return {'compressed_data': bytes([%d])}\n"
+DECODER = "def decompress_video_tensor(compressed_data, config, device):\n    return {'reconstructed_frames': None}\n"
+
+Play = Callable[..., AnthropicDesigner]
+
+
+def submission(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """A valid answer; different numbers are different ideas."""
+    return {
+        "hypothesis": f"idea {number}",
+        "change_class": "draft",
+        "parent_id": None,
+        "predicted": {"bd_rate_percent": -5.5, "tera_ops_per_frame": 0.25},
+        "files": {"encoder.py": ENCODER % number, "decoder.py": DECODER},
+        "config": {"depth": number},
+    } | changes
+
+
+def price(model: str, usage: Usage, /) -> float:
+    return usage.output_tokens / 1000 + usage.all_input_tokens / 10_000
+
+
+ONE_ANSWER = price(MODEL, Usage.model_validate(USAGE))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "store"), create=True)
+
+
+@pytest.fixture
+def past(store: Store) -> Past:
+    """A campaign with its anchors and two candidates measured, and one that crashed."""
+    campaign = Campaign(name="night", designer="anthropic", candidates=2, iterations=4, clips=("/home/me/talk.mkv",))
+    store.write_campaign(campaign)
+    parent = Candidate.model_validate(
+        {"files": submission(90)["files"], "config": {"depth": 90}, "lineage": {"id": "night-001-1"}}
+    )
+    kept = {"candidate_hash": store.put_blob(parent.to_json_bytes()), "ast_hash": parent.ast_hash}
+    rows = [
+        (anchor("x265-medium", "x265", "medium"), 1.0),
+        (anchor("svtav1-p6", "av1", "6"), 0.85),
+        (experiment("night-001-1", iteration=1, noise_percent={"/home/me/talk.mkv": 0.5}, **kept), 0.8),
+        (experiment("night-001-2", iteration=1, parents=("night-001-1",), predicted_bd_rate_percent=-9.0), 0.9),
+    ]
+    for record, factor in rows:
+        store.write_experiment(record, curve(record.experiment_id, "/home/me/talk.mkv", factor), [])
+    crashed = experiment("night-001-3", iteration=1, status="crashed", reason="IndexError in encoder.py", log="```boom")
+    store.write_experiment(crashed, [], [])
+    return Past.of(campaign, 2, store.experiments("night"), store.points("night"))
+
+
+@pytest.fixture
+def play(store: Store, monkeypatch: pytest.MonkeyPatch) -> Play:
+    """A designer as the environment makes it, talking to that server."""
+
+    def make(server: MessagesServer, patience: Patience = HASTY) -> AnthropicDesigner:
+        monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        made = AnthropicDesigner.from_environment("night", MODEL, store, patience)
+        return AnthropicDesigner(made.api, store, made.model, price=price)
+
+    return make
+
+
+def candidates(proposals: Any) -> list[Candidate]:
+    assert all(isinstance(proposal, Candidate) for proposal in proposals), proposals
+    return list(proposals)
+
+
+def rejected(proposals: Any) -> Rejected:
+    (proposal,) = proposals
+    assert isinstance(proposal, Rejected)
+    return proposal
+
+
+def answers(store: Store, *keys: str) -> list[dict[str, Any]]:
+    return [json.loads(store.read_answer("night", key) or b"null") for key in keys]
+
+
+def test_an_answer_becomes_a_candidate_with_its_prediction_and_its_price(past: Past, play: Play) -> None:
+    with MessagesServer([good(submission(1, change_class="improve", parent_id="night-001-1"))]) as server:
+        (candidate,) = candidates(play(server).propose(past, 1))
+    lineage = candidate.lineage
+    assert (lineage.id, lineage.parents, lineage.designer) == ("night-002-1", ("night-001-1",), "anthropic")
+    assert (lineage.hypothesis, lineage.change_class) == ("idea 1", "improve")
+    assert (lineage.predicted_bd_rate_percent, lineage.predicted_tera_ops_per_frame) == (-5.5, 0.25)
+    assert candidate.files["encoder.py"] == ENCODER % 1
+    assert lineage.paid is not None
+    assert (lineage.paid.model, lineage.paid.input_tokens, lineage.paid.output_tokens) == (MODEL, 13_700, 1500)
+    assert lineage.paid.usd == pytest.approx(ONE_ANSWER)
+    assert Candidate.from_json_bytes(candidate.to_json_bytes()) == candidate
+
+
+def test_the_request_is_forced_streamed_and_ordered_for_the_cache(past: Past, play: Play) -> None:
+    with MessagesServer([good(submission(1)), good(submission(2))]) as server:
+        play(server).propose(past, 2)
+    first, second = server.requests
+    assert first["stream"] is True
+    assert first["model"] == MODEL
+    assert first["tool_choice"]["name"] == first["tools"][0]["name"] == "submit_candidate"
+    system, content = first["system"], first["messages"][0]["content"]
+    assert [block.get("cache_control") for block in (*system, *content)] == [{"type": "ephemeral"}] * 2 + [None]
+    # Everything before the last breakpoint is the same in the next request: that is what the cache pays for.
+    assert second["system"] == system
+    assert second["tools"] == first["tools"]
+    assert second["messages"][0]["content"][0] == content[0]
+    assert second["messages"][0]["content"][1] != content[1]
+
+
+def test_the_request_shows_what_happened_and_what_is_wanted(past: Past, play: Play) -> None:
+    with MessagesServer([good(submission(1)), good(submission(2))]) as server:
+        play(server).propose(past, 2)
+    ledger, request = (block["text"] for block in server.requests[1]["messages"][0]["content"])
+    assert "| talk.mkv | 0.1667 | 60 | 30.5 |" in ledger  # an anchor's point, four digits
+    assert "Wanted: **improve** of night-001-1" in request
+    assert ENCODER % 90 in request
+    assert "-20% ↓ better, 40 × noise" in request
+    assert "night-001-2: mean" not in request  # compared with its parent, not the parent with it
+    assert "BD-rate against night-001-1: mean +12.5% ↑ worse, 25 × noise" in request  # the rival's, beyond noise
+    assert "IndexError in encoder.py" in request
+    assert "````\n```boom\n````" in request  # a log cannot close its own fence
+    assert "- idea 1" in request  # proposed before it in this iteration
+    assert "2 iterations of up to 2 candidates remain" in request
+    assert "/home/me" not in json.dumps(server.requests)
+
+
+def test_the_ledger_stays_as_it_is_until_ten_more_experiments_are_done(store: Store, past: Past) -> None:
+    designer = AnthropicDesigner.offline(MODEL, store)
+
+    def with_candidates(count: int) -> Past:
+        rows = [
+            experiment(f"night-{9 + i:03d}-1", iteration=9 + i, status="crashed", reason=f"why {i}")
+            for i in range(count - 3)
+        ]
+        return Past(past.campaign, 99, (*past.experiments, *rows), past.points)
+
+    ledgers = [designer.prompt(with_candidates(count), 1).ledger for count in (3, 9, 10, 19, 20)]
+    assert ledgers[0] == ledgers[1] != ledgers[2] == ledgers[3] != ledgers[4]
+    assert "[night-001-1] -20% ↓ better" in ledgers[2]
+    assert "[night-010-1] crashed: why 1" in ledgers[2]
+
+
+@pytest.mark.parametrize("trouble", [limited(0.01), broken(), overloaded()], ids=["429", "500", "529"])
+def test_what_passes_is_asked_again(past: Past, play: Play, trouble: Reply) -> None:
+    with MessagesServer([trouble, trouble, good(submission())]) as server:
+        (candidate,) = candidates(play(server).propose(past, 1))
+    assert len(server.requests) == 3
+    assert candidate.lineage.paid is not None
+    assert candidate.lineage.paid.usd == pytest.approx(ONE_ANSWER)
+
+
+def test_a_long_retry_after_is_capped_and_trouble_that_stays_ends_the_design(
+    past: Past, play: Play, store: Store
+) -> None:
+    started = time.monotonic()
+    with MessagesServer([limited(3600)] * 5) as server, pytest.raises(EvocodecError, match="no answer from") as caught:
+        play(server).propose(past, 1)
+    assert len(server.requests) == HASTY.tries
+    assert time.monotonic() - started < 5
+    assert "\n" not in str(caught.value)
+    assert store.read_answer("night", "0002-1-1-1") is None
+
+
+def test_a_refused_key_is_one_line_without_the_key(past: Past, play: Play) -> None:
+    with MessagesServer([denied(KEY)]) as server, pytest.raises(BadInputError) as caught:
+        play(server).propose(past, 1)
+    assert len(server.requests) == 1
+    assert "invalid x-api-key …" in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_a_model_that_refuses_a_forced_tool_is_asked_to_use_it(past: Past, play: Play) -> None:
+    with MessagesServer([no_forced_tool(), good(submission(1)), good(submission(2))]) as server:
+        assert len(candidates(play(server).propose(past, 2))) == 2
+    assert [request["tool_choice"]["type"] for request in server.requests] == ["tool", "auto", "auto"]
+
+
+BROKEN_ANSWERS = {
+    "malformed": (malformed(), "is not JSON"),
+    "no tool": (talk(), "used 0 times"),
+    "refusal": (refusal(), "refused: I will not do that."),
+    "max_tokens": (too_long(submission()), "cut off (max_tokens)"),
+    "field missing": (good({"hypothesis": "x"}), "files: Field required"),
+    "unknown field": (good(submission(extra=1)), "extra: Extra inputs"),
+    "unknown file": (good(submission(files={"codec.py": ""})), "no file 'codec.py'"),
+    "unknown parent": (good(submission(parent_id="day-001-1")), "'day-001-1' is no experiment"),
+    "syntax": (good(submission(files={"encoder.py": "def", "decoder.py": DECODER})), "encoder.py, line 1"),
+    "network": (
+        good(submission(files={"encoder.py": "import socket\n" + ENCODER % 1, "decoder.py": DECODER})),
+        "socket",
+    ),
+    "infinite config": (good(submission(config={"x": 1e999})), "Infinity is not JSON"),
+    "duplicate": (good(submission(90)), "the same code and config as night-001-1"),
+}
+
+
+@pytest.mark.parametrize(("reply", "problem"), BROKEN_ANSWERS.values(), ids=BROKEN_ANSWERS.keys())
+def test_a_broken_answer_gets_one_repair_turn_that_says_what_is_wrong(
+    past: Past, play: Play, reply: Reply, problem: str
+) -> None:
+    with MessagesServer([reply, good(submission(2))]) as server:
+        (candidate,) = candidates(play(server).propose(past, 1))
+    assert candidate.lineage.hypothesis == "idea 2"
+    repair = server.requests[1]["messages"][0]["content"]
+    assert repair[:2] == server.requests[0]["messages"][0]["content"]
+    assert problem in repair[2]["text"]
+    assert candidate.lineage.paid is not None
+    assert candidate.lineage.paid.usd == pytest.approx(2 * ONE_ANSWER)
+
+
+@pytest.mark.parametrize(("reply", "problem"), BROKEN_ANSWERS.values(), ids=BROKEN_ANSWERS.keys())
+def test_twice_broken_is_recorded_with_its_reason_and_its_price(
+    past: Past, play: Play, store: Store, reply: Reply, problem: str
+) -> None:
+    with MessagesServer([malformed(), reply]) as server:
+        found = rejected(play(server).propose(past, 1))
+    for _ in range(2):  # a resumed design comes here again
+        record_rejected(store, past.campaign, past.iteration, found)
+    (record,) = [row for row in store.experiments("night") if row.iteration == 2]
+    assert (record.experiment_id, record.stage, record.attempt) == ("night-002-1", "design", 1)
+    assert record.status == ("duplicate" if "same code" in problem else "rejected")
+    assert problem in record.reason
+    assert (record.model, record.input_tokens, record.output_tokens) == (MODEL, 27_400, 3000)
+    assert record.usd == pytest.approx(2 * ONE_ANSWER)
+    if record.candidate_hash:
+        assert Candidate.from_json_bytes(store.get_blob(record.candidate_hash)).lineage.id == "night-002-1"
+
+
+def test_a_number_too_large_for_json_is_recorded_too(past: Past, play: Play, store: Store) -> None:
+    """`1e999` is valid JSON, and Python reads it as infinity."""
+    text = json.dumps(submission()).replace('{"depth": 1}', '{"depth": 1e999}')
+    endless = Reply(blocks=({"type": "tool_use", "name": "submit_candidate", "text": text},))
+    with MessagesServer([endless, endless]) as server:
+        found = rejected(play(server).propose(past, 1))
+    record_rejected(store, past.campaign, past.iteration, found)
+    (record,) = [row for row in store.experiments("night") if row.iteration == 2]
+    assert "config is not JSON" in record.reason
+
+
+def test_a_stream_that_breaks_is_paid_for_kept_and_asked_again(past: Past, play: Play, store: Store) -> None:
+    with MessagesServer([cut(submission(1)), good(submission(2))]) as server:
+        (candidate,) = candidates(play(server).propose(past, 1))
+    assert candidate.lineage.hypothesis == "idea 2"
+    partial, whole = answers(store, "0002-1-1-1", "0002-1-1-2")
+    assert partial["error"]
+    assert partial["usage"]["input_tokens"] == 700
+    assert (whole["error"], whole["request_id"]) == ("", "req_0002")
+    assert candidate.lineage.paid is not None
+    assert candidate.lineage.paid.input_tokens == 2 * 13_700
+
+
+def test_a_stream_that_always_breaks_ends_as_rejected(past: Past, play: Play) -> None:
+    with MessagesServer([cut(submission(1))] * 7) as server:
+        found = rejected(play(server).propose(past, 1))
+    assert "never came whole" in found.reason
+    assert len(server.requests) == 6  # two turns of three: no endless spending
+
+
+def test_a_slow_answer_is_given_up_in_time(past: Past, play: Play) -> None:
+    patience = Patience(tries=2, first_wait=0.01, longest_wait=0.05, silence=5, answer=0.3)
+    with MessagesServer([slow(submission(1), 0.2), good(submission(2))]) as server:
+        (candidate,) = candidates(play(server, patience).propose(past, 1))
+    assert candidate.lineage.hypothesis == "idea 2"
+
+
+def test_silence_is_given_up_in_time(past: Past, play: Play) -> None:
+    patience = Patience(tries=2, first_wait=0.01, longest_wait=0.05, silence=0.3, answer=10)
+    with MessagesServer([slow(submission(1), 1.0), good(submission(2))]) as server:
+        (candidate,) = candidates(play(server, patience).propose(past, 1))
+    assert candidate.lineage.hypothesis == "idea 2"
+
+
+def test_a_raw_answer_is_kept_and_asked_for_once(past: Past, play: Play, store: Store) -> None:
+    """A loop that was killed after its first answers asks only for what it has not got, and comes to the same end."""
+    script = [malformed(), good(submission(1)), good(submission(2))]
+    with MessagesServer(script) as server:
+        whole = play(server).propose(past, 2)
+    raw = answers(store, "0002-1-1-1", "0002-1-2-1", "0002-2-1-1")
+    assert raw[0]["blocks"][0]["text"] == '{"hypothesis": "half a'
+    assert raw[1]["usage"] == USAGE
+    assert raw[2]["model"] == MODEL
+    assert json.loads(store.get_blob(raw[2]["request_hash"]))["tool_choice"]["name"] == "submit_candidate"
+    with MessagesServer([]) as silent:
+        again = play(silent).propose(past, 2)
+    assert silent.requests == []
+    assert again == whole
+
+
+def test_a_killed_loop_pays_for_nothing_twice(past: Past, store: Store, tmp_path: Path) -> None:
+    """kill -9 while the second answer is coming: the first one is used, and only the second is asked for again."""
+    code = (
+        "import sys; from tasks.design.designer import Past, make_designer; from tasks.store.store import Store\n"
+        "store = Store.open(sys.argv[1]); campaign = store.read_campaign('night')\n"
+        "past = Past.of(campaign, 2, store.experiments('night'), store.points('night'))\n"
+        "for made in make_designer(campaign, store).propose(past, 2): print(made.lineage.hypothesis)\n"
+        "print('LOADED', sorted({'torch', 'av', 'cv2'} & set(sys.modules)))\n"
+    )
+    with MessagesServer([good(submission(1)), slow(submission(2), 30), good(submission(3))]) as server:
+        command = [sys.executable, "-c", code, str(tmp_path / "store")]
+        environment = clean_environment() | {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": server.url}
+        first = subprocess.Popen(command, env=environment)
+        deadline = time.monotonic() + 60
+        while len(server.requests) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        first.kill()
+        first.wait()
+        second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.splitlines() == ["idea 1", "idea 3", "LOADED []"]
+    assert len(server.requests) == 3
+
+
+def test_the_key_is_nowhere_but_in_the_request(
+    past: Past, play: Play, store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any
+) -> None:
+    caplog.set_level("WARNING")
+    script = [limited(0.01), cut(submission(1)), refusal(), malformed(), good(submission(2)), denied(KEY)]
+    with MessagesServer(script) as server:
+        designer = play(server)
+        proposals = designer.propose(past, 2)
+        with pytest.raises(BadInputError) as caught:
+            designer.propose(Past(past.campaign, 3, past.experiments, past.points), 1)
+    for proposal in proposals:
+        if isinstance(proposal, Rejected):
+            record_rejected(store, past.campaign, past.iteration, proposal)
+        else:
+            store.put_blob(proposal.to_json_bytes())
+    assert set(server.keys) == {KEY}
+    said = "".join((*capfd.readouterr(), caplog.text, str(caught.value), repr(designer), json.dumps(server.requests)))
+    assert "asking again" in said
+    assert KEY not in said
+    files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        assert KEY.encode() not in path.read_bytes(), path
+
+
+def test_without_a_key_one_line_says_what_to_do(store: Store, past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    with pytest.raises(BadInputError, match="ANTHROPIC_API_KEY is not set: .* --designer search"):
+        make_designer(past.campaign, store)
+
+
+def test_the_choice_of_a_parent_can_be_another(past: Past, play: Play, store: Store) -> None:
+    def choose(past: Past, number: int) -> Brief:
+        return Brief("crossover", "night-001-2", ("night-001-1",), note="the archive says so")
+
+    designer = AnthropicDesigner.offline(MODEL, store)
+    other = AnthropicDesigner(designer.api, store, MODEL, choose=choose)
+    assert "**crossover** of night-001-2. Why: the archive says so." in other.prompt(past, 1).request
+
+
+def test_a_model_without_a_price_is_refused_before_it_is_asked(past: Past, play: Play, store: Store) -> None:
+    def refuse(model: str, usage: Usage, /) -> float:
+        raise BadInputError(f"no price for {model}")
+
+    with MessagesServer([good(submission())]) as server:
+        designer = AnthropicDesigner(play(server).api, store, MODEL, price=refuse)
+        with pytest.raises(BadInputError, match="no price"):
+            designer.propose(past, 1)
+    assert server.requests == []
+
+
+def test_a_resumed_iteration_does_not_see_its_own_records(past: Past, store: Store) -> None:
+    store.write_experiment(experiment("night-002-1", iteration=2, status="rejected", reason="x"), [], [])
+    again = Past.of(past.campaign, 2, store.experiments("night"), store.points("night"))
+    assert again == past
+
+
+def test_the_stand_in_also_answers_without_a_stream() -> None:
+    """So that it stays a stand-in for the API and not for our use of it."""
+    with MessagesServer([good(submission(7))]) as server:
+        client = anthropic.Anthropic(api_key=KEY, base_url=server.url, max_retries=0)
+        message = client.messages.create(model=MODEL, max_tokens=9, messages=[{"role": "user", "content": "hello"}])
+    assert message.stop_reason == "tool_use"
+    assert message.usage.cache_read_input_tokens == 9000
+    assert message.content[0].type == "tool_use"
+    assert message.content[0].input == submission(7)
+
+
+def test_the_prompt_command_prints_exactly_what_is_sent(
+    past: Past, play: Play, store: Store, evocodec: Evocodec, tmp_path: Path
+) -> None:
+    store.write_design("night", 1, ())
+    with MessagesServer([good(submission(1))]) as server:
+        play(server).propose(past, 1)
+    shown = evocodec("prompt", "--campaign", "night", "--store", tmp_path / "store", "--json")
+    assert shown.returncode == 0, shown.stderr
+    body = json.loads(shown.stdout)
+    sent = server.requests[0]
+    assert {name for name in sent if sent[name] != body.get(name)} == {"stream", "model"}
+    text = evocodec("prompt", "--campaign", "night", "--store", tmp_path / "store").stdout
+    for part in (*sent["system"], *sent["messages"][0]["content"]):
+        assert part["text"] in text
+    unknown = evocodec("prompt", "--campaign", "day", "--store", tmp_path / "store")
+    assert unknown.returncode == 2
+    assert "it holds night" in unknown.stderr
