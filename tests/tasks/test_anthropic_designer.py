@@ -35,8 +35,8 @@ from sample_records import anchor, curve, experiment
 from codec.errors import BadInputError, EvocodecError
 from tasks.campaign import Campaign
 from tasks.candidate import Candidate
-from tasks.design.anthropic_designer import AnthropicDesigner
 from tasks.design.answers import Usage
+from tasks.design.anthropic_designer import AnthropicDesigner
 from tasks.design.brief import Brief
 from tasks.design.designer import Past, Rejected, make_designer
 from tasks.design.messages import Patience
@@ -257,10 +257,11 @@ def test_a_broken_answer_gets_one_repair_turn_that_says_what_is_wrong(
     assert candidate.lineage.paid.usd == pytest.approx(2 * ONE_ANSWER)
 
 
-@pytest.mark.parametrize(("reply", "problem"), BROKEN_ANSWERS.values(), ids=BROKEN_ANSWERS.keys())
+@pytest.mark.parametrize("kind", ["refusal", "syntax", "duplicate"])
 def test_twice_broken_is_recorded_with_its_reason_and_its_price(
-    past: Past, play: Play, store: Store, reply: Reply, problem: str
+    past: Past, play: Play, store: Store, kind: str
 ) -> None:
+    reply, problem = BROKEN_ANSWERS[kind]
     with MessagesServer([malformed(), reply]) as server:
         found = rejected(play(server).propose(past, 1))
     for _ in range(2):  # a resumed design comes here again
@@ -386,7 +387,7 @@ def test_the_key_is_nowhere_but_in_the_request(
 
 def test_without_a_key_one_line_says_what_to_do(store: Store, past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    with pytest.raises(BadInputError, match="ANTHROPIC_API_KEY is not set: .* --designer search"):
+    with pytest.raises(BadInputError, match=r"ANTHROPIC_API_KEY is not set: .* --designer search"):
         make_designer(past.campaign, store)
 
 
