@@ -6,6 +6,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.campaign import Campaign, CandidateRef
+from tasks.design.budget import affordable, ledger
 from tasks.design.designer import Past, make_designer
 from tasks.store.store import Store
 
@@ -17,8 +18,12 @@ def design(campaign: Campaign, iteration: int) -> tuple[CandidateRef, ...]:
     kept = store.designs(campaign.name).get(iteration)
     if kept is not None:
         return kept
-    past = Past.of(campaign, iteration, store.experiments(campaign.name), store.points(campaign.name))
-    candidates = make_designer(campaign).propose(past, campaign.candidates)
+    records = store.experiments(campaign.name)
+    count = affordable(campaign.budget, ledger(records, store.designs(campaign.name)), campaign.candidates)
+    if not count:
+        return ()  # not kept: with a larger budget this iteration is designed yet
+    past = Past.of(campaign, iteration, records, store.points(campaign.name))
+    candidates = make_designer(campaign).propose(past, count)
     refs = tuple(
         CandidateRef(
             experiment_id=f"{campaign.name}-{iteration:03d}-{number}",
