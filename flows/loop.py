@@ -83,8 +83,8 @@ def research_loop(
         progress.update(1.0, "measuring the champion on the sealed clips", force=True)
         measure_sealed(store, campaign)
     store.compact(campaign.name)
-    outcome = "targets met" if met else f"{done} iterations done"
-    progress.update(1.0, f"{outcome}; {cap}" if cap else outcome, force=True)
+    ending = "targets met" if met else f"{done} iterations done"
+    progress.update(1.0, f"{ending}; {cap}" if cap else ending, force=True)
     return {"iterations": done, "met": met, "stopped_by": cap}
 
 

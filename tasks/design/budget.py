@@ -1,6 +1,6 @@
 """What a campaign has spent and may still spend: one ledger for language models and GPU workers.
 
-Owns the caps. What a token costs is `tasks.design.prices`'s; who stops at a cap is `flows.loop`'s and the design step's.
+Owns the caps. What a token costs is `tasks.design.prices`'s; stopping at a cap is `flows.loop`'s and the design step's.
 
     committed = on record + paid but not yet on record + in flight × mean cost of an experiment so far
 
@@ -42,7 +42,7 @@ class Spend:
 
 @dataclass(frozen=True)
 class Ledger:
-    """`spent` is on record or paid; `per_experiment` the mean cost of one so far; `in_flight` designed, not recorded."""
+    """`spent` is on record or paid; `per_experiment` the mean so far; `in_flight` designed and not on record."""
 
     spent: Spend
     per_experiment: Spend
@@ -63,11 +63,9 @@ def ledger(
     anchors = [record for record in records if record.kind == "anchor"]
     others = [record for record in records if record.kind != "anchor"]
     tried = len({record.experiment_id for record in others if record.kind == "candidate"})
-    work = _sum(others)
-    if tried:
-        mean = work * (1 / tried)
-    else:
-        mean = Spend(gpu_seconds=_sum(anchors).gpu_seconds / max(1, len(anchors)))
+    # Until a candidate is measured an anchor, which is on the same clips, is the best guess of its time.
+    guess = Spend(gpu_seconds=_sum(anchors).gpu_seconds / max(1, len(anchors)))
+    mean = _sum(others) * (1 / tried) if tried else guess
     in_flight = sum(len(pending(refs, records)) for refs in (designs or {}).values())
     spent = _sum(records) + Spend(experiments=tried) + (unrecorded or Spend())
     return Ledger(spent, mean + Spend(experiments=1), in_flight)
