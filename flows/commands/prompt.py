@@ -6,6 +6,7 @@ import json
 
 from codec.errors import BadInputError
 from tasks.design.anthropic_designer import AnthropicDesigner
+from tasks.design.budget import ledger, remaining
 from tasks.design.designer import Past
 from tasks.store.store import Store
 
@@ -18,8 +19,11 @@ def print_prompt(uri: str, name: str, *, as_json: bool) -> None:
         known = ", ".join(store.campaigns()) or "none"
         raise BadInputError(f"no campaign {name!r} in the store: it holds {known}; `evocodec run` begins one")
     iteration = max(store.designs(name), default=0) + 1
-    past = Past.of(campaign, iteration, store.experiments(name), store.points(name))
-    prompt = AnthropicDesigner.offline(campaign.model, store).prompt(past, 1)
+    records = store.experiments(name)
+    past = Past.of(campaign, iteration, records, store.points(name))
+    account = ledger([row for row in records if row.iteration < iteration], store.designs(name))
+    left = remaining(campaign.budget, account)
+    prompt = AnthropicDesigner.offline(campaign, store, left=left).prompt(past, 1)
     if as_json:
         print(json.dumps(prompt.body(), indent=2, ensure_ascii=False))
         return

@@ -67,11 +67,6 @@ class Price(Protocol):
     def __call__(self, model: str, usage: Usage, /) -> float: ...
 
 
-def unpriced(model: str, usage: Usage, /) -> float:
-    """Where no prices are known: nothing is said to have been spent."""
-    return 0.0
-
-
 def paid(answers: Iterable[Answer], price: Price) -> Paid:
     """What all these answers cost together. Raises BadInputError for a model without a price."""
     found = list(answers)

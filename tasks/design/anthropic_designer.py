@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from pydantic import ValidationError
 
 from codec.errors import BadInputError, EvocodecError, StoreError
+from tasks.campaign import Campaign, ModelPrice
 from tasks.candidate import Candidate, Paid
-from tasks.design.answers import Answer, Price, Unusable, Usage, paid, read_submission, to_candidate, unpriced
-from tasks.design.brief import Choose, plain_brief
+from tasks.design import prices
+from tasks.design.answers import Answer, Price, Unusable, Usage, paid, read_submission, to_candidate
+from tasks.design.brief import Choose, archive_brief
 from tasks.design.designer import Past, Rejected
+from tasks.design.duplicates import UNTRIED, refusal
 from tasks.design.messages import MessagesApi, Patience
 from tasks.design.prompt import Prompt, build_prompt, with_repair
 from tasks.lint import lint
@@ -57,40 +61,52 @@ class AnthropicDesigner:
     api: Asks
     store: Store
     model: str = DEFAULT_MODEL
-    choose: Choose = plain_brief
-    price: Price = unpriced
+    choose: Choose = archive_brief
+    price: Price = field(default_factory=lambda: listed_price(None))
+    left: Mapping[str, float] = field(default_factory=dict)
     name: str = "anthropic"
 
     @classmethod
     def from_environment(
-        cls, campaign: str, model: str, store: Store, patience: Patience | None = None
+        cls, campaign: Campaign, store: Store, *, left: Mapping[str, float], patience: Patience | None = None
     ) -> AnthropicDesigner:
         """Raises BadInputError where there is no key."""
         key = os.environ.get(KEY, "").strip()
         if not key:
             raise BadInputError(
-                f"campaign {campaign!r} is designed by a model and {KEY} is not set: set it where the loop runs, or "
-                "use --designer search"
+                f"campaign {campaign.name!r} is designed by a model and {KEY} is not set: set it where the loop runs, "
+                "or use --designer search"
             )
         api = MessagesApi(key, os.environ.get(BASE_URL, "").strip(), patience)
-        return cls(api, store, model or DEFAULT_MODEL)
+        price = listed_price(campaign.model_price)
+        return cls(api, store, campaign.model or DEFAULT_MODEL, price=price, left=left)
 
     @classmethod
-    def offline(cls, model: str, store: Store) -> AnthropicDesigner:
+    def offline(cls, campaign: Campaign, store: Store, *, left: Mapping[str, float]) -> AnthropicDesigner:
         """One that says what it would ask and cannot ask it."""
-        return cls(_Nobody(), store, model or DEFAULT_MODEL)
+        return cls(_Nobody(), store, campaign.model or DEFAULT_MODEL, left=left)
 
     def propose(self, past: Past, count: int) -> Sequence[Candidate | Rejected]:
-        """One candidate, or what became of the attempt, for each of `count` numbers."""
+        """One candidate, or what became of the attempt, for each of `count` numbers; fewer at the end of the budget."""
         self.price(self.model, Usage())  # a model without a price is refused before it costs anything
         made: list[Candidate | Rejected] = []
         for number in range(1, count + 1):
+            if self._used_up(made):
+                break
             made.append(self._one(past, number, made))
         return made
 
     def prompt(self, past: Past, number: int, made: Sequence[Candidate | Rejected] = ()) -> Prompt:
         """What is sent for candidate `number`, after those `made` in the same iteration."""
-        return build_prompt(past, self.choose(past, number), self._load, self.model, number, made)
+        brief = self.choose(past, number)
+        return build_prompt(past, brief, self._load, self.model, number, made, self.left)
+
+    def _used_up(self, made: Sequence[Candidate | Rejected]) -> bool:
+        """Whether these alone have spent what was left: what an answer costs is known only afterwards."""
+        costs = [one.lineage.paid if isinstance(one, Candidate) else one.paid for one in made]
+        usd = sum(cost.usd for cost in costs if cost is not None)
+        tokens = sum(cost.input_tokens + cost.output_tokens for cost in costs if cost is not None)
+        return usd >= self.left.get("usd", math.inf) or tokens >= self.left.get("tokens", math.inf)
 
     def _one(self, past: Past, number: int, made: Sequence[Candidate | Rejected]) -> Candidate | Rejected:
         experiment_id = f"{past.campaign.name}-{past.iteration:03d}-{number}"
@@ -103,7 +119,7 @@ class AnthropicDesigner:
             cost = paid(answers, self.price)
             outcome = self._read(answers[-1], experiment_id, past, made)
             if isinstance(outcome, Candidate):
-                return _with_cost(outcome, cost)
+                return _with_lineage(outcome, cost, prompt.parents)
             verdict = replace(outcome, paid=cost)
         return verdict
 
@@ -151,11 +167,20 @@ class AnthropicDesigner:
         advice = lint(candidate)
         if advice:
             return replace(refused, reason="; ".join(advice))
-        same = _same_as(candidate, tried.values(), made)
-        if same is not None:
-            reason = f"the same code and config as {same}, names and layout aside"
+        reason = refusal(candidate, self._known(tried.values(), made))
+        if reason:
             return replace(refused, reason=reason, status="duplicate")
         return candidate
+
+    def _known(self, tried: Iterable[ExperimentRecord], made: Sequence[Candidate | Rejected]) -> dict[str, Candidate]:
+        """What a new candidate must differ from, by experiment id."""
+        found = {
+            record.experiment_id: self._load(record.candidate_hash)
+            for record in tried
+            if record.candidate_hash and record.status not in UNTRIED
+        }
+        known = {name: candidate for name, candidate in found.items() if candidate is not None}
+        return known | {one.lineage.id: one for one in made if isinstance(one, Candidate)}
 
     def _load(self, candidate_hash: str) -> Candidate | None:
         """None where its sources are gone, or are no longer a candidate's: the prompt then goes without them."""
@@ -165,14 +190,24 @@ class AnthropicDesigner:
             return None
 
 
-def _same_as(
-    candidate: Candidate, tried: Iterable[ExperimentRecord], made: Sequence[Candidate | Rejected]
-) -> str | None:
-    """The experiment that had this idea before."""
-    known = {record.ast_hash: record.experiment_id for record in tried if record.status != "infrastructure"}
-    known |= {earlier.ast_hash: earlier.lineage.id for earlier in made if isinstance(earlier, Candidate)}
-    return known.get(candidate.ast_hash)
+def listed_price(override: ModelPrice | None) -> Price:
+    """By the price list, or by the user's own price."""
+
+    def price(model: str, usage: Usage, /) -> float:
+        counted = prices.Usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cache_write_tokens=usage.cache_creation_input_tokens,
+            cache_read_tokens=usage.cache_read_input_tokens,
+        )
+        return prices.usd(model, counted, override)
+
+    return price
 
 
-def _with_cost(candidate: Candidate, cost: Paid) -> Candidate:
-    return candidate.model_copy(update={"lineage": candidate.lineage.model_copy(update={"paid": cost})})
+def _with_lineage(candidate: Candidate, cost: Paid, ordered: Sequence[str]) -> Candidate:
+    """With what it cost; a crossover of what was ordered has all of its parents."""
+    lineage = candidate.lineage
+    crossed = lineage.change_class == "crossover" and set(lineage.parents) <= set(ordered)
+    parents = tuple(ordered) if crossed else lineage.parents
+    return candidate.model_copy(update={"lineage": lineage.model_copy(update={"paid": cost, "parents": parents})})

@@ -1,29 +1,23 @@
-"""What the next candidate is to be: which kind of change, from which parent, beside which rivals and failures.
+"""What the next candidate is to be: which kind of change, from which parents, beside which rivals and failures.
 
-Owns the shape of that order, and the plain rule that stands where no other is given.
+Owns the shape of that order. Whose turn it is, by which rule, is `tasks.design.archive`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
+from tasks.design.archive import Archive, nearest_failures, rivals, turns
 from tasks.design.designer import Past
-from tasks.design.search import bd_rates
-
-MOST_RIVALS: Final = 3
-MOST_FAILURES: Final = 5
-# Each third candidate starts afresh: more of the same is what every search does too much of.
-DRAFT_EVERY: Final = 3
 
 
 @dataclass(frozen=True)
 class Brief:
-    """Experiments by id. `note` is one line for the designer: why this kind of change is asked for."""
+    """Experiments by id; two parents for a crossover. `note` is one line for the designer: why this is asked for."""
 
     change_class: str
-    parent: str | None = None
+    parents: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     note: str = ""
@@ -33,17 +27,15 @@ class Brief:
 Choose = Callable[[Past, int], Brief]
 
 
-def plain_brief(past: Past, number: int) -> Brief:
-    """Improve the best so far by mean BD-rate, with the next best as rivals; each third candidate is a fresh draft."""
-    scores = bd_rates(past)
-    ranked = sorted(scores, key=lambda experiment_id: (scores[experiment_id], experiment_id))
-    failures = tuple(
-        record.experiment_id
-        for record in reversed(past.experiments)
-        if record.kind == "candidate" and record.status not in ("measured", "infrastructure", "duplicate")
-    )[:MOST_FAILURES]
-    if not ranked:
-        return Brief("draft", failures=failures, note="nothing has a score yet")
-    if number % DRAFT_EVERY == 0:
-        return Brief("draft", None, tuple(ranked[:MOST_RIVALS]), failures, "a fresh idea, unlike those below")
-    return Brief("improve", ranked[0], tuple(ranked[1 : 1 + MOST_RIVALS]), failures, "the best so far")
+def archive_brief(past: Past, number: int) -> Brief:
+    """The archive's turn for this number, whatever became of the numbers before it."""
+    archive = Archive.of(past)
+    turn = turns(past, number, past.campaign.seed)[-1]
+    first = turn.parents[0] if turn.parents else ""
+    return Brief(
+        turn.change_class,
+        turn.parents,
+        tuple(entry.experiment_id for entry in rivals(archive, first) if entry.experiment_id not in turn.parents),
+        tuple(row.experiment_id for row in nearest_failures(archive, first) if row.experiment_id not in turn.parents),
+        turn.why,
+    )

@@ -5,7 +5,7 @@ Running candidates is `tasks.execute`'s; keeping designs is `tasks.design.step`'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -84,12 +84,15 @@ class Designer(Protocol):
         ...
 
 
-def make_designer(campaign: Campaign, store: Store) -> Designer:
-    """The designer a campaign asks for. Raises BadInputError, naming the known ones, or the key that is missing."""
+def make_designer(campaign: Campaign, store: Store, left: Mapping[str, float] | None = None) -> Designer:
+    """The designer a campaign asks for; `left` is what remains of its budget, by cap.
+
+    Raises BadInputError, naming the known ones, or the key that is missing.
+    """
     if campaign.designer == "anthropic":
         from tasks.design.anthropic_designer import AnthropicDesigner
 
-        return AnthropicDesigner.from_environment(campaign.name, campaign.model, store)
+        return AnthropicDesigner.from_environment(campaign, store, left=left or {})
     if campaign.designer == "search":
         from tasks.design.search import SearchDesigner
 

@@ -2,7 +2,7 @@
 
     system    who it is, the contract, what codec/ offers, the rules, this campaign's terms     the same all campaign
     ledger    what the experiments so far taught, up to the last full ten of them               new each ten experiments
-    request   the order: parent, figures, rivals, failures, what remains                        new each time
+    request   the order: parents, figures, rivals, failures, what remains                        new each time
 
 A cache breakpoint stands after the first two. Owns which facts stand where; the words are in prompts/*.md.j2, which a
 researcher edits. What a designer may know at all is decided by `tasks.design.designer.Past`.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import tasks
 from tasks.analyze.leaderboard import ANCHOR_NAMES, REFERENCE_ANCHOR, Standing, standings
+from tasks.analyze.outcomes import foresight_text
 from tasks.analyze.promotion import Comparison, compare
 from tasks.candidate import (
     FUNCTIONS,
@@ -52,12 +53,13 @@ Load = Callable[[str], Candidate | None]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request. `repair` is a last text, empty in the first turn."""
+    """One request. `parents` are those of the order; `repair` is a last text, empty in the first turn."""
 
     model: str
     system: str
     ledger: str
     request: str
+    parents: tuple[str, ...] = ()
     repair: str = ""
 
     def body(self) -> dict[str, Any]:
@@ -90,9 +92,15 @@ class Shown:
 
 
 def build_prompt(
-    past: Past, brief: Brief, load: Load, model: str, number: int, made: Sequence[Candidate | Rejected] = ()
+    past: Past,
+    brief: Brief,
+    load: Load,
+    model: str,
+    number: int,
+    made: Sequence[Candidate | Rejected] = (),
+    left: Mapping[str, float] | None = None,
 ) -> Prompt:
-    """The request for candidate `number`, after those `made` in the same iteration."""
+    """The request for candidate `number`, after those `made` in the same iteration. `left` is of the budget, by cap."""
     board = {row.experiment_id: row for row in standings(past.experiments, past.points, past.campaign.targets)}
     tried = [row for row in board.values() if row.kind == "candidate"]
     tried.sort(key=lambda row: (row.experiment.iteration, row.experiment_id))
@@ -102,7 +110,6 @@ def build_prompt(
         rows = [board[experiment_id] for experiment_id in experiment_ids if experiment_id in board]
         return [_shown(row, past, load) for row in rows]
 
-    parent = shown([brief.parent] if brief.parent else [])
     return Prompt(
         model,
         _render(
@@ -131,15 +138,17 @@ def build_prompt(
             past=past,
             brief=brief,
             number=number,
-            parent=parent[0] if parent else None,
+            parents=shown(brief.parents),
             recent=tried[settled:],
             rivals=shown(brief.rivals),
             failures=shown(brief.failures),
             made=made,
             reference=REFERENCE_ANCHOR,
             remaining=max(0, past.campaign.iterations - past.iteration),
-            log_characters=LOG_CHARACTERS,
+            left=left or {},
+            foresight=foresight_text(list(board.values())),
         ),
+        brief.parents,
     )
 
 

@@ -20,6 +20,8 @@ MAY_CHANGE = {
     "targets",
     "designer",
     "model",
+    "model_price",
+    "budget",
 }
 
 
