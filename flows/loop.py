@@ -32,6 +32,7 @@ from tasks.analyze.step import analyze
 from tasks.analyze.summary import artifact_key
 from tasks.campaign import Batch, Campaign, CandidateRef
 from tasks.design.budget import ledger, stopped_by
+from tasks.design.designer import make_designer
 from tasks.design.rejected import paid_for
 from tasks.design.step import design
 from tasks.dispatch.pending import MAX_ATTEMPTS, pending, unverified, verification_of
@@ -123,6 +124,7 @@ def open_campaign(campaign: Campaign) -> Store:
     """The store, with the campaign's terms on record. Refuses to go on under terms that make numbers incomparable."""
     store = Store.open(campaign.store, create=True)
     require_same_terms(store, campaign)
+    make_designer(campaign, store)  # a key or a price that is missing is said before anything is measured
     refuse_twin(campaign.name)
     store.write_campaign(campaign)
     return store

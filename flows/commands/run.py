@@ -15,6 +15,7 @@ from flows.commands.results import print_leaderboard
 from flows.local import LocalLab, prefect_api
 from tasks.analyze.leaderboard import standings
 from tasks.campaign import Campaign
+from tasks.design.designer import make_designer
 from tasks.store.store import Store
 from tasks.store.terms import require_same_terms
 
@@ -37,6 +38,7 @@ def run_command(campaign: Campaign, console: Console, *, server: str, port: int 
             ui_url, lab = api_url.removesuffix("/api"), None
         else:
             _check_clips(campaign, console)
+            make_designer(campaign, store)  # its key is missed here, or after the anchors have been measured
             status = console.status("starting")
             with status:
                 cloud_keys = campaign.store.startswith("s3://")

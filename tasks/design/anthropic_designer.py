@@ -70,7 +70,7 @@ class AnthropicDesigner:
     def from_environment(
         cls, campaign: Campaign, store: Store, *, left: Mapping[str, float], patience: Patience | None = None
     ) -> AnthropicDesigner:
-        """Raises BadInputError where there is no key."""
+        """Raises BadInputError where there is no key, or no price for the model."""
         key = os.environ.get(KEY, "").strip()
         if not key:
             raise BadInputError(
@@ -78,8 +78,9 @@ class AnthropicDesigner:
                 "or use --designer search"
             )
         api = MessagesApi(key, os.environ.get(BASE_URL, "").strip(), patience)
-        price = listed_price(campaign.model_price)
-        return cls(api, store, campaign.model or DEFAULT_MODEL, price=price, left=left)
+        model, price = campaign.model or DEFAULT_MODEL, listed_price(campaign.model_price)
+        price(model, Usage())
+        return cls(api, store, model, price=price, left=left)
 
     @classmethod
     def offline(cls, campaign: Campaign, store: Store, *, left: Mapping[str, float]) -> AnthropicDesigner:

@@ -34,7 +34,7 @@ from running import Evocodec, clean_environment
 from sample_records import anchor, curve, experiment
 
 from codec.errors import BadInputError, EvocodecError
-from tasks.campaign import Campaign
+from tasks.campaign import Campaign, ModelPrice
 from tasks.candidate import Candidate
 from tasks.design.answers import Usage
 from tasks.design.anthropic_designer import AnthropicDesigner
@@ -408,6 +408,32 @@ def test_the_choice_of_a_parent_can_be_another(past: Past, play: Play, store: St
     assert "**crossover** of night-001-2 and night-001-1. Why: the archive says so." in request
     assert "Left of the budget before this iteration: 2.5 usd." in request
     assert "BD-rate: 1 predictions" in request  # the designer sees how well it foresees
+
+
+def test_a_run_without_a_key_ends_before_anything_is_started(evocodec: Evocodec) -> None:
+    result = evocodec("run", "--designer", "anthropic", "--campaign", "night")
+    assert result.returncode == 2
+    assert "ANTHROPIC_API_KEY is not set" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_model_that_is_on_no_price_list_is_refused_or_priced_by_the_user(
+    past: Past, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    unknown = past.campaign.model_copy(update={"model": "claude-of-tomorrow"})
+    with pytest.raises(BadInputError, match="no price is known for the model 'claude-of-tomorrow'"):
+        make_designer(unknown, store)
+    price = ModelPrice(input=1, output=10, cache_write=2, cache_read=0.5)
+    designer = make_designer(unknown.model_copy(update={"model_price": price}), store)
+    assert isinstance(designer, AnthropicDesigner)
+    million = Usage(
+        input_tokens=10**6,
+        output_tokens=10**6,
+        cache_creation_input_tokens=10**6,
+        cache_read_input_tokens=10**6,
+    )
+    assert designer.price("claude-of-tomorrow", million) == pytest.approx(13.5)
 
 
 def test_a_crossover_has_both_of_its_parents(past: Past, play: Play) -> None:
