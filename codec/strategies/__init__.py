@@ -28,7 +28,7 @@ class Registration:
 REGISTRY = {
     "semantic_latent": Registration(1),
     "i_frame_interpolation": Registration(2),
-    "hybrid_semantic": Registration(3),
+    "hybrid_semantic": Registration(3, "codec.strategies.hybrid_semantic"),
     "procedural": Registration(4),
     "x264": Registration(5, "codec.strategies.x264"),
     "x265": Registration(6, "codec.strategies.x265"),

@@ -13,8 +13,9 @@ from codec.frames import ColorDescription, Frames
 from codec.strategies.protocol import EncodeSettings
 from tests.codec.conftest import MovingPicture, ReadClip
 
-EVERY = pytest.mark.parametrize("name", strategies.STRATEGIES)
 QUICK = {"x264": "veryfast", "x265": "veryfast", "av1": "10", "vvc": "faster"}
+# The strategies around one encoder; those with networks have tests of their own.
+EVERY = pytest.mark.parametrize("name", QUICK)
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -197,13 +198,14 @@ def test_damaged_payloads_give_frames_or_a_bitstream_error(name: str, moving_pic
 
 def test_codes_are_stable_and_names_known() -> None:
     assert {name: strategies.get(name).code for name in strategies.STRATEGIES} == {
+        "hybrid_semantic": 3,
         "x264": 5,
         "x265": 6,
         "av1": 7,
         "vvc": 8,
     }
     assert all(strategies.by_code(strategies.get(name).code).name == name for name in strategies.STRATEGIES)
-    with pytest.raises(BadInputError, match="choose one of x264, x265, av1, vvc"):
+    with pytest.raises(BadInputError, match=r"choose one of .*x264, x265, av1, vvc"):
         strategies.get("theora")
     with pytest.raises(BitstreamError, match=r"strategy code 1 \(semantic_latent\)"):
         strategies.by_code(1)
