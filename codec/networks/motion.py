@@ -53,6 +53,16 @@ def aligned(current: Plane, reference: Plane) -> Plane:
     return _moved(fine, 2, vectors)[:height, :width]
 
 
+def shifted(plane: Plane, down: int, right: int) -> Plane:
+    """The whole picture read so many half samples further down and right; beyond an edge the edge repeats."""
+    height, width = plane.shape
+    rows = np.clip(np.arange(0, 2 * height, 2) + down, 0, 2 * height - 2)
+    columns = np.clip(np.arange(0, 2 * width, 2) + right, 0, 2 * width - 2)
+    if down % 2 == 0 and right % 2 == 0:
+        return plane[np.ix_(rows // 2, columns // 2)]
+    return _with_half_samples(plane)[np.ix_(rows, columns)]
+
+
 def _halved(plane: Plane) -> Plane:
     wide = plane.astype(np.uint16)
     total = wide[::2, ::2] + wide[1::2, ::2] + wide[::2, 1::2] + wide[1::2, 1::2]

@@ -25,8 +25,8 @@ from torch import Tensor
 from codec import strategies
 from codec.frames import Frames, VideoFormat
 from codec.networks.enhancement import (
-    CANDIDATES,
     MARGIN,
+    NETWORK_CANDIDATES,
     RESIDUAL_BITS,
     SHIPPED,
     SHIPPED_NAMES,
@@ -153,13 +153,13 @@ def squared_error_after_fit(candidates: Tensor, missing: Tensor) -> Tensor:
     candidates = candidates / 2**RESIDUAL_BITS
     results = []
     for planes in (slice(0, 4), slice(4, 5), slice(5, 6)):
-        design = candidates[:, planes].transpose(1, 2).reshape(GROUPS, PATCHES, CANDIDATES, -1)
-        design = design.transpose(1, 2).reshape(GROUPS, CANDIDATES, -1)
+        design = candidates[:, planes].transpose(1, 2).reshape(GROUPS, PATCHES, NETWORK_CANDIDATES, -1)
+        design = design.transpose(1, 2).reshape(GROUPS, NETWORK_CANDIDATES, -1)
         target = missing[:, planes].reshape(GROUPS, 1, -1)
         samples = target.shape[-1]
         power = design @ design.transpose(1, 2) / samples
         match = design @ target.transpose(1, 2) / samples
-        ridge = RIDGE * (1 + power.diagonal(dim1=1, dim2=2).mean(1))[:, None, None] * torch.eye(CANDIDATES)
+        ridge = RIDGE * (1 + power.diagonal(dim1=1, dim2=2).mean(1))[:, None, None] * torch.eye(NETWORK_CANDIDATES)
         gains = torch.linalg.solve(power + ridge, match)
         results.append((target - gains.transpose(1, 2) @ design).square().mean((1, 2)))
     return torch.stack(results, 1)

@@ -26,7 +26,7 @@ class Registration:
 
 
 REGISTRY = {
-    "semantic_latent": Registration(1),
+    "semantic_latent": Registration(1, "codec.strategies.semantic_latent"),
     "i_frame_interpolation": Registration(2),
     "hybrid_semantic": Registration(3, "codec.strategies.hybrid_semantic"),
     "procedural": Registration(4),

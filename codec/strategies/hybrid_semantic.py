@@ -35,11 +35,15 @@ BASES = ("av1", "x265", "x264", "vvc")
 DEFAULT_BASE = "av1"
 BASE_LENGTH_BYTES = 4
 MAX_SETS = 3
+MAX_SHIFT = 4
 BLOCK_LUMA = 64
 GAINS_LARGEST, GAIN_ONE = 127, 64
-PLANES, CANDIDATES = 3, 6
+PLANES, CANDIDATES = 3, 12
+# of Y, U and V: differences from other frames are candidates for luma only
+CANDIDATES_OF = (12, 6, 6)
 PROBED_FRAMES = 6
 TURNS = 4
+DESCENTS = 3
 RIDGE = 1e-3
 # Distortion falls as rate**-SLOPE: 1 is 3 dB for twice the bits, which is what good encoders do at usual rates.
 SLOPE = 1.0
@@ -83,9 +87,7 @@ class Sums:
     def fit(self, where: npt.NDArray[np.bool_]) -> Reals:
         """The gains [3, K] that leave the least squared error in the blocks `where` [T, B] is true."""
         match, power = self.match[where].sum(0), self.power[where].sum(0)
-        ridge = RIDGE * (np.trace(power, axis1=1, axis2=2) / CANDIDATES + 1)
-        fitted: Reals = np.linalg.solve(power + ridge[:, None, None] * np.eye(CANDIDATES), match[..., None])[..., 0]
-        return fitted
+        return np.stack([_solve(match[plane], power[plane]) for plane in range(PLANES)])
 
 
 class HybridSemantic:
@@ -157,11 +159,18 @@ def _syntax(coder: Coder, told: Enhancement, shape: tuple[int, ...]) -> Enhancem
     count = coder.number(len(told.gains) - 1, 2) + 1
     gains = np.zeros((count, PLANES, CANDIDATES), np.int32)
     for plane in range(PLANES):
-        given = told.gains[:, plane]
-        scale = coder.number(best_scale(given, GAINS_LARGEST), 5)
-        coded = coder.laplace(given, count * CANDIDATES, scale, GAINS_LARGEST)
-        gains[:, plane] = coded.reshape(count, CANDIDATES)
+        used = CANDIDATES_OF[plane]
+        given = told.gains[:, plane, :used]
+        shift = coder.number(_common_shift(given), 3)
+        scale = coder.number(best_scale(given >> shift, GAINS_LARGEST), 5)
+        coded = coder.laplace(given >> shift, count * used, scale, GAINS_LARGEST)
+        gains[:, plane, :used] = np.clip(coded.reshape(count, used) << shift, -GAINS_LARGEST, GAINS_LARGEST)
     return Enhancement(network, gains, _map_syntax(coder, told.sets, shape, count))
+
+
+def _common_shift(gains: Integers) -> int:
+    """The largest of 0 … 4 by which all gains can be shifted down without loss."""
+    return next(shift for shift in range(MAX_SHIFT, -1, -1) if not (gains & (1 << shift) - 1).any())
 
 
 def _map_syntax(coder: Coder, told: Integers, shape: tuple[int, ...], count: int) -> Integers:
@@ -279,7 +288,50 @@ def _choices(sums: Sums, price: float) -> Iterator[tuple[Integers, Integers]]:
             share = np.bincount(sets.ravel(), minlength=count + 1) / sets.size
             bits = -np.log2(np.maximum(share, 1e-3))
             sets = (cost + price * bits[:, None, None]).argmin(0).astype(np.int32)
-        yield gains, sets
+        yield _cheapest(sums, gains, sets, price), sets
+
+
+def _solve(match: Reals, power: Reals) -> Reals:
+    ridge = RIDGE * (np.trace(power) / len(power) + 1)
+    solved: Reals = np.linalg.solve(power + ridge * np.eye(len(power)), match)
+    return solved
+
+
+def _cheapest(sums: Sums, gains: Integers, sets: Integers, price: float) -> Integers:
+    """Gains near those given, chosen by distortion + price · bits: fewer of them, in coarser steps."""
+    out = np.zeros_like(gains)
+    for plane, used in enumerate(CANDIDATES_OF):
+        totals = []
+        for number in range(1, len(gains) + 1):
+            where = sets == number
+            totals.append((sums.match[where, plane, :used].sum(0), sums.power[where, plane, :used, :used].sum(0)))
+        trials = []
+        for shift in range(MAX_SHIFT + 1):
+            found = [_descend(match, power, shift, price) for match, power in totals]
+            trials.append((sum(cost for cost, _ in found), [gain.tolist() for _, gain in found]))
+        out[:, plane, :used] = min(trials)[1]
+    return out
+
+
+def _descend(match: Reals, power: Reals, shift: int, price: float) -> tuple[float, Integers]:
+    """Coordinate descent over multiples of 2**shift from the rounded fit: (cost, gains)."""
+    step = (1 << shift) / GAIN_ONE
+    largest = GAINS_LARGEST >> shift
+
+    def cost(trial: Reals) -> float:
+        bits = (2 * np.log2(1 + np.abs(trial)) + 1).sum()
+        return float(-2 * step * trial @ match + step * step * trial @ power @ trial + price * bits)
+
+    best = np.clip(np.round(_solve(match, power) / step), -largest, largest)
+    lowest = cost(best)
+    for _ in range(DESCENTS):
+        for place in range(len(best)):
+            for value in (0.0, best[place] - 1, best[place] + 1):
+                trial = best.copy()
+                trial[place] = np.clip(value, -largest, largest)
+                if (now := cost(trial)) < lowest:
+                    best, lowest = trial, now
+    return lowest, (best * (1 << shift)).astype(np.int32)
 
 
 def _quantised(gains: Reals) -> Integers:

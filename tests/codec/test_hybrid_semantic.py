@@ -93,7 +93,7 @@ def test_any_size_and_scale_goes_through(size: tuple[int, int], scale: str, movi
     payload = base.encode(frames, video, settings_of_base)
     # Straight to the syntax: whether it pays here is not the question.
     rows, columns = -(-video.height // 64), -(-video.width // 64)
-    enhancement = Enhancement(0, np.full((1, 3, 6), 9, np.int32), np.ones((3, rows, columns), np.int32))
+    enhancement = Enhancement(0, np.full((1, 3, 12), 9, np.int32), np.ones((3, rows, columns), np.int32))
     whole = bytes([base.code]) + len(payload).to_bytes(4, "little") + payload + write_enhancement(enhancement)
     decoded = strategies.get("hybrid_semantic").decode(whole, video, 3)
     assert [plane.shape for plane in decoded.planes()] == [plane.shape for plane in frames.planes()]
@@ -123,7 +123,8 @@ def test_unknown_bases_and_presets_are_refused() -> None:
 def test_enhancements_come_back(seed: int) -> None:
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 4))
-    gains = rng.integers(-127, 128, (count, 3, 6)).astype(np.int32)
+    gains = rng.integers(-127, 128, (count, 3, 12)).astype(np.int32)
+    gains[:, 1:, 6:] = 0  # chroma has no more
     sets = rng.integers(0, count + 1, (3, 2, 4)).astype(np.int32)
     video = VideoFormat(200, 100, clip()[1].frame_rate)
     read = read_enhancement(write_enhancement(Enhancement(2, gains, sets)), video, 3)
@@ -133,7 +134,7 @@ def test_enhancements_come_back(seed: int) -> None:
 
 
 def test_a_uniform_map_costs_next_to_nothing() -> None:
-    gains = np.full((1, 3, 6), 20, np.int32)
+    gains = np.full((1, 3, 12), 20, np.int32)
     sizes = [len(write_enhancement(Enhancement(0, gains, np.ones((frames, 9, 15), np.int32)))) for frames in (1, 60)]
     assert sizes[1] - sizes[0] < 60
 
