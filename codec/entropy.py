@@ -27,8 +27,10 @@ Symbols = npt.NDArray[np.int32]
 # More than any payload of this project needs, and quick to refuse.
 MAX_SYMBOLS = 2**27
 SCALES = 32
-# 2**16 · 0.98 · 2**(-i / 4): one minus the ratio of neighbouring probabilities, for the first of each four scales
+# 2**16 · 0.98 · 2**(-i / 4): one minus the ratio of neighbouring probabilities, for each of four scales in a row
 _DECAYS = (64225, 54006, 45413, 38187)
+# The first scales are for what is nearly always zero: ratios of 1/2000, 1/500 and 1/125, times 2**16.
+_RARE = (33, 131, 524)
 _ADAPTIVE_BITS = 12
 _FAST, _SLOW = 3, 5
 
@@ -131,10 +133,11 @@ class Reader(Coder):
 
 
 def laplace_weights(scale: int, largest: int) -> list[int]:
-    """Integer weights of -largest … largest: each 1 - d times its inner neighbour; d falls by 2**(1/4) a scale."""
+    """Integer weights of -largest … largest: each a fixed share of its inner neighbour, larger a scale on."""
     if not 0 <= scale < SCALES:
         raise BitstreamError(f"scale {scale} is not in 0 to {SCALES - 1}")
-    ratio = 65536 - (_DECAYS[scale % 4] >> scale // 4)
+    place = scale - len(_RARE)
+    ratio = _RARE[scale] if place < 0 else 65536 - (_DECAYS[place % 4] >> place // 4)
     side = [1 << 30]
     for _ in range(largest):
         side.append(max(1, side[-1] * ratio >> 16))

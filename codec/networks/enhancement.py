@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from codec.errors import BitstreamError
 from codec.frames import Frames
-from codec.networks.exact import IntegerConv, load_integers, shift_down
+from codec.networks.exact import IntegerConv, built, load_integers, shift_down
 from codec.networks.motion import aligned
 
 NETWORK_CANDIDATES = 6
@@ -159,8 +159,7 @@ def shipped_network(code: int) -> BasisNetwork:
     """The network that every decoder has under this code. Raises BitstreamError where this version has none."""
     if code >= len(SHIPPED_NAMES):
         raise BitstreamError(f"the payload uses shipped network {code}, this version has {len(SHIPPED_NAMES)}")
-    network = BasisNetwork()
+    network: BasisNetwork = built(BasisNetwork)
     with np.load(SHIPPED / f"{SHIPPED_NAMES[code]}.npz", allow_pickle=False) as stored:
         load_integers(network, {name: stored[name].astype(np.int16) for name in stored.files})
-    network.requires_grad_(False)
     return network

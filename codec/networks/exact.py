@@ -15,7 +15,8 @@ Training runs this very graph: rounding passes gradients straight through, so th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,12 @@ class IntegerConv(nn.Module):  # type: ignore[misc]
         # Through the module, not functional.conv2d, so that every way of counting operations sees it.
         integers = {"weight": weight.to(self.dtype), "bias": bias.to(self.dtype)}
         return torch.func.functional_call(self.conv, integers, (x.to(self.dtype),))
+
+
+def built(kind: Callable[[], nn.Module]) -> Any:
+    """A network to be loaded, whose random first weights leave the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        return kind().requires_grad_(False)
 
 
 def round_through(x: Tensor) -> Tensor:

@@ -253,7 +253,7 @@ def _best_enhancement(frames: Frames, pictures: Frames, video: VideoFormat, pric
     # The sums know nothing of rounding and clamping: what is promised is what a decoder makes.
     decoded = _apply(read_enhancement(stream, video, len(frames)), pictures, video)
     saved = _squared_error(frames, pictures) - _squared_error(frames, decoded)
-    return stream if saved > price * 8 * (len(stream) + BASE_LENGTH_BYTES) else None
+    return stream if saved > price * 8 * (len(stream) + 1 + BASE_LENGTH_BYTES) else None
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -73,13 +73,13 @@ class SemanticLatent:
     def decode(self, payload: bytes, video: VideoFormat, frame_count: int) -> Frames:
         """Exactly `frame_count` frames; the key pictures first, then each frame from its own."""
         from codec.networks.auto_decoder import LightweightIFrameDecoder
-        from codec.networks.exact import load_integers
+        from codec.networks.exact import built, load_integers
 
         if not payload:
             raise BitstreamError(f"the {self.name} payload is empty")
         reader = Reader(payload)
         description = code_description(reader, None, frame_count)
-        network = LightweightIFrameDecoder().requires_grad_(False)
+        network: LightweightIFrameDecoder = built(LightweightIFrameDecoder)
         load_integers(network, _code_weights(reader, None, network))
         keys = [_picture(network, code_grids(reader, None, _shapes(video)), video) for _ in description.keys]
         parts = [follow(keys[description.key_of(t)], description.moves[t], video) for t in range(frame_count)]
@@ -160,11 +160,11 @@ def _cheaper_weights(fitted: IFrameVAE, targets: npt.NDArray[np.float32], price:
     import torch
 
     from codec.networks.auto_decoder import LightweightIFrameDecoder, joined
-    from codec.networks.exact import exact_arithmetic, integers_of, load_integers
+    from codec.networks.exact import built, exact_arithmetic, integers_of, load_integers
 
     latents = [torch.from_numpy(np.stack(level)).float() for level in zip(*fitted.grids(), strict=True)]
     wanted = torch.from_numpy(targets)
-    network = LightweightIFrameDecoder()
+    network: LightweightIFrameDecoder = built(LightweightIFrameDecoder)
 
     def cost(weights: Weights) -> float:
         load_integers(network, weights)
