@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=360)
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     print(f"{platform.machine()}; {asked.base} preset {asked.preset or 'default'}, scale {asked.scale}")
     print("BD-rate over the base layer alone (PCHIP); dB and seconds a frame for each quality")
     found = []

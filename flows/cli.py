@@ -101,7 +101,7 @@ def demo_clip_command(out: Annotated[Path, typer.Argument(help="A .y4m, .mkv or 
 def encode(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Any video that FFmpeg reads.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.evc")],
-    strategy: Annotated[str, typer.Option(help="x264, x265, av1 or vvc.")] = "av1",
+    strategy: Annotated[str, typer.Option(help="x264, x265, av1, vvc, hybrid_semantic or semantic_latent.")] = "av1",
     quality: Annotated[float, typer.Option(help="0 (small) to 1 (good).")] = 0.5,
     preset: Annotated[str | None, typer.Option(help="The encoder's own speed preset.")] = None,
     scale: Annotated[str, typer.Option(help="Coded size: 1, 3/4, 2/3 or 1/2.")] = "1",

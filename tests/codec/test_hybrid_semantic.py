@@ -139,18 +139,32 @@ def test_a_uniform_map_costs_next_to_nothing() -> None:
     assert sizes[1] - sizes[0] < 60
 
 
+@cache
+def small() -> tuple[Frames, VideoFormat, bytes]:
+    """Two frames of 64x48 whose payload is put together by hand: quick to decode."""
+    whole, video = clip()
+    frames = Frames(whole.y[:2, :48, :64], whole.u[:2, :24, :32], whole.v[:2, :24, :32])
+    video = VideoFormat(64, 48, video.frame_rate)
+    base = strategies.get("x265")
+    payload = base.encode(frames, video, EncodeSettings(0.4, "veryfast"))
+    gains = np.arange(-18, 18, dtype=np.int32).reshape(1, 3, 12)
+    gains[:, 1:, 6:] = 0
+    stream = write_enhancement(Enhancement(1, gains, np.ones((2, 1, 1), np.int32)))
+    return frames, video, bytes([base.code]) + len(payload).to_bytes(4, "little") + payload + stream
+
+
 def test_damaged_payloads_give_frames_or_a_bitstream_error() -> None:
     survive(range(200))
 
 
 @pytest.mark.slow
 def test_many_damaged_payloads_give_frames_or_a_bitstream_error() -> None:
-    survive(range(200, 4000))
+    survive(range(200, 3000))
 
 
 def survive(seeds: range) -> None:
-    frames, video = clip()
-    hybrid, payload = strategies.get("hybrid_semantic"), coded()
+    frames, video, payload = small()
+    hybrid = strategies.get("hybrid_semantic")
     base_end = 5 + int.from_bytes(payload[1:5], "little")
     refused = 0
     for seed in seeds:
@@ -163,7 +177,7 @@ def survive(seeds: range) -> None:
         if seed % 5 == 0:
             data = data[: rng.integers(len(data))]
         try:
-            assert hybrid.decode(bytes(data), video, 6).y.shape == frames.y.shape
+            assert hybrid.decode(bytes(data), video, 2).y.shape == frames.y.shape
         except BitstreamError:
             refused += 1
     assert refused > len(seeds) // 5

@@ -60,8 +60,9 @@ def luma_psnr(payload: bytes) -> float:
 
 
 def test_fitting_pays_and_more_quality_is_more_bytes_and_more_psnr() -> None:
-    low, high, unfitted = encoded(60, 0.2), encoded(60, 0.9), encoded(1, 0.9)
-    assert len(low) < len(high) < len(unfitted)
+    low, high, unfitted = encoded(25, 0.2), encoded(25, 0.9), encoded(1, 0.9)
+    assert len(low) < len(high)
+    assert luma_psnr(unfitted) + 0.5 < luma_psnr(high)
     assert luma_psnr(low) + 1 < luma_psnr(high)
     assert luma_psnr(high) > 33
 
@@ -70,7 +71,7 @@ def test_fitting_is_deterministic_and_leaves_the_random_state_alone() -> None:
     torch.manual_seed(77)
     expected = torch.rand(1)
     torch.manual_seed(77)
-    assert encoded(8) == encoded(8)
+    assert encoded(4) == encoded(4)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -157,12 +158,12 @@ def test_wrong_settings_are_refused() -> None:
 
 
 def test_damaged_payloads_give_frames_or_a_bitstream_error() -> None:
-    survive(range(150))
+    survive(range(100))
 
 
 @pytest.mark.slow
 def test_many_damaged_payloads_give_frames_or_a_bitstream_error() -> None:
-    survive(range(150, 3000))
+    survive(range(100, 2000))
 
 
 def survive(seeds: range) -> None:
