@@ -75,23 +75,19 @@ class IFrameVAE(nn.Module):  # type: ignore[misc]
         """Lower squared error + price · bits a sample. targets: [N, 6, h, w]; the same on every run of one machine."""
         wanted = torch.from_numpy(targets)
         self._start_as_pyramid(wanted, min(LARGEST_STEP, STEP_AT_SLOPE_1 * math.sqrt(price)))
-        optimizer = torch.optim.Adam(
-            [
-                {"params": list(self.latents.parameters()), "lr": LATENT_RATE},
-                {"params": list(self.decoder.parameters()), "lr": WEIGHT_RATE},
-            ]
-        )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        descents = [
+            _Adam(list(self.latents.parameters()), LATENT_RATE),
+            _Adam(list(self.decoder.parameters()), WEIGHT_RATE),
+        ]
         generator = torch.Generator().manual_seed(1)
         for step in range(steps):
             noisy = step < NOISY_SHARE * steps
             seen = [_perturbed(latent, generator) if noisy else _rounded(latent) for latent in self.latents]
             error = (self.decoder(joined(seen)) - wanted).square().sum()
             bits = torch.stack([_estimated_bits(latent) for latent in seen]).sum()
-            optimizer.zero_grad()
             ((error + price * bits) / wanted.numel()).backward()
-            optimizer.step()
-            schedule.step()
+            for descent in descents:
+                descent.step(0.5 + 0.5 * math.cos(math.pi * step / steps))
 
     def _start_as_pyramid(self, wanted: Tensor, step: float) -> None:
         """Latents in units of `step` grey levels on the finest grid, finer by 2 a grid on coarser ones."""
@@ -137,6 +133,25 @@ class IFrameVAE(nn.Module):  # type: ignore[misc]
         """Rounded latents of each picture, fine to coarse."""
         rounded = [_rounded(latent).detach().numpy().astype(np.int32) for latent in self.latents]
         return [[grid[picture] for grid in rounded] for picture in range(len(rounded[0]))]
+
+
+class _Adam:
+    """Adam (Kingma and Ba, 2015). torch.optim's first use imports a compiler, which takes longer than a small fit."""
+
+    def __init__(self, parameters: list[Tensor], rate: float) -> None:
+        self._state = [(p, torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+        self._rate, self._steps = rate, 0
+
+    def step(self, share: float) -> None:
+        """One step of `share` of the rate, by the gradients, which are then dropped."""
+        self._steps += 1
+        first, second = 1 - 0.9**self._steps, 1 - 0.999**self._steps
+        with torch.no_grad():
+            for parameter, mean, square in self._state:
+                mean.lerp_(parameter.grad, 0.1)
+                square.lerp_(parameter.grad.square(), 0.001)
+                parameter -= share * self._rate / first * mean / ((square / second).sqrt() + 1e-8)
+                parameter.grad = None
 
 
 def joined(latents: list[Tensor]) -> Tensor:

@@ -115,7 +115,7 @@ def _fit(
         ] or [int(key)]
         total = sum(stack_planes(frames[t : t + 1]).astype(np.float32) for t in alike)
         targets.append(np.asarray(total, np.float32) / len(alike))
-    stacked = np.stack(targets)
+    stacked: npt.NDArray[np.float32] = np.stack(targets).astype(np.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         fitted = IFrameVAE(*stacked.shape[:1], *stacked.shape[2:])

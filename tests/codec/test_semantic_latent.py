@@ -106,7 +106,9 @@ def test_any_size_goes_through(size: tuple[int, int]) -> None:
 def test_latents_come_back(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(size[1])
     shapes = grid_shapes(*size, CHANNELS)
-    grids = [rng.laplace(0, 2.0 * level, shape).round().clip(-127, 127).astype(np.int32) for level, shape in enumerate(shapes)]  # fmt: skip
+    sizes = [2.0 * level for level in range(len(shapes))]
+    real = [rng.laplace(0, size, shape) for size, shape in zip(sizes, shapes, strict=True)]
+    grids = [values.round().clip(-127, 127).astype(np.int32) for values in real]
     writer = Writer()
     code_grids(writer, grids, shapes)
     read = code_grids(Reader(writer.to_bytes()), None, shapes)
@@ -169,6 +171,7 @@ def test_many_damaged_payloads_give_frames_or_a_bitstream_error() -> None:
 def survive(seeds: range) -> None:
     frames, video = clip()
     strategy, payload = strategies.get("semantic_latent"), GOLDEN.read_bytes()
+    refused = 0
     for seed in seeds:
         rng = np.random.default_rng(seed)
         data = bytearray(payload[: rng.integers(1, len(payload) + 1)] if seed % 3 == 0 else payload)
@@ -176,8 +179,9 @@ def survive(seeds: range) -> None:
             data[position] = rng.integers(256)
         try:
             assert strategy.decode(bytes(data), video, len(frames)).y.shape == frames.y.shape
-        except BitstreamError as refusal:
-            assert "\n" not in str(refusal)
+        except BitstreamError:
+            refused += 1
+    assert refused < len(seeds)
     with pytest.raises(BitstreamError, match="empty"):
         strategy.decode(b"", video, len(frames))
 
