@@ -154,7 +154,7 @@ def test_shipped_networks_never_change_in_any_process_or_thread_count() -> None:
     found = [
         subprocess.run(
             [sys.executable, "-c", code.format(threads, mkldnn)],
-            cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+            cwd=ROOT, capture_output=True, text=True, check=True, timeout=240,
         ).stdout.strip()
         for threads, mkldnn in ((1, True), (2, False))
     ]  # fmt: skip
