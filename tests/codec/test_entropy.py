@@ -70,7 +70,7 @@ def test_bytes_are_the_same_as_ever_in_another_process() -> None:
     """Golden: a change of constriction or of a table that would orphan existing files shows here."""
     code = "from tests.codec.test_entropy import written; import sys; sys.stdout.write(written(3).hex())"
     root = Path(__file__).parents[2]
-    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=240)
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=99)
     assert bytes.fromhex(run.stdout) == written(3)
     assert hashlib.sha256(written(3)).hexdigest()[:16] == "73210b75ab73f208"
 

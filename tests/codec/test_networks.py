@@ -173,7 +173,7 @@ def test_shipped_weights_are_small() -> None:
 def test_the_operations_are_within_the_budget_by_both_counts() -> None:
     counted = count_module_operations(seeded_network(), enhancement.BasisNetwork.example_input(270, 480))
     assert counted.thop == pytest.approx(counted.flop_counter, rel=0.01)
-    assert per_1080p_frame(counted.larger, 270 * 480) < 0.004
+    assert per_1080p_frame(counted.larger, 270 * 480) < 0.005
 
 
 @pytest.mark.parametrize("size", [(64, 64), (71, 90), (1, 1), (130, 3)])
