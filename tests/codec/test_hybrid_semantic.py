@@ -68,6 +68,7 @@ def test_the_same_input_gives_the_same_bytes() -> None:
     assert strategies.get("hybrid_semantic").encode(*clip(), settings) == coded()
 
 
+@pytest.mark.slow
 def test_decoding_in_other_processes_gives_the_same_pixels() -> None:
     code = (
         "import sys, torch, cv2; torch.set_num_threads({0}); cv2.setNumThreads({0})\n"
@@ -154,12 +155,12 @@ def small() -> tuple[Frames, VideoFormat, bytes]:
 
 
 def test_damaged_payloads_give_frames_or_a_bitstream_error() -> None:
-    survive(range(200))
+    survive(range(40))
 
 
 @pytest.mark.slow
 def test_many_damaged_payloads_give_frames_or_a_bitstream_error() -> None:
-    survive(range(200, 3000))
+    survive(range(40, 3000))
 
 
 def survive(seeds: range) -> None:

@@ -59,6 +59,7 @@ def luma_psnr(payload: bytes) -> float:
     return psnr(error / frames.y.size)
 
 
+@pytest.mark.slow
 def test_fitting_pays_and_more_quality_is_more_bytes_and_more_psnr() -> None:
     low, high, unfitted = encoded(25, 0.2), encoded(25, 0.9), encoded(1, 0.9)
     assert len(low) < len(high)
@@ -67,6 +68,7 @@ def test_fitting_pays_and_more_quality_is_more_bytes_and_more_psnr() -> None:
     assert luma_psnr(high) > 33
 
 
+@pytest.mark.slow
 def test_fitting_is_deterministic_and_leaves_the_random_state_alone() -> None:
     torch.manual_seed(77)
     expected = torch.rand(1)
@@ -90,7 +92,10 @@ def test_a_stored_payload_decodes_to_the_same_pixels_in_any_process() -> None:
     assert found == {decoded_digest(GOLDEN.read_bytes())} == {GOLDEN_DIGEST}
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 33), (64, 64), (90, 35)])
+@pytest.mark.parametrize(
+    "size",
+    [(1, 1), (7, 33), pytest.param((64, 64), marks=pytest.mark.slow), pytest.param((90, 35), marks=pytest.mark.slow)],
+)
 def test_any_size_goes_through(size: tuple[int, int]) -> None:
     height, width = size
     rng = np.random.default_rng(height)
