@@ -365,6 +365,19 @@ def test_other_frames_in_another_run_quarantine_the_experiment(honest: Attempt, 
     assert known_of(store, "night").rival is None
 
 
+def test_a_decoder_that_reads_more_than_its_bytes_is_found_out_in_another_run(tmp_path: Path) -> None:
+    """Its process number stands for anything an encoder could leave in the machine; the canaries do not look there."""
+    leaky = DECODER.replace(
+        "return {", "luma = luma.copy()\n    luma[0, 0, 0, 0, :2] = list((os.getpid() % 65536).to_bytes(2)) if step == 49 else 0\n    return {"
+    )
+    leaky = "import os\n" + leaky
+    found = attempt(candidate(decoder=leaky))
+    assert found.record.status == "measured", found.record.reason
+    store, terms, ref = kept(found, candidate(decoder=leaky), tmp_path)
+    record = run_verification(ref, terms, store)
+    assert (record.status, "at quality 0.1 decodes to other frames" in record.reason) == ("cheat", True)
+
+
 def test_the_quarantined_are_no_rivals_and_no_new_ideas(honest: Attempt, tmp_path: Path) -> None:
     store, _, _ = kept(honest, candidate(), tmp_path)
     caught = honest.record.model_copy(update={"attempt": 2, "status": "cheat", "reason": "found out", "stages": ()})
