@@ -368,7 +368,8 @@ def test_other_frames_in_another_run_quarantine_the_experiment(honest: Attempt, 
 def test_a_decoder_that_reads_more_than_its_bytes_is_found_out_in_another_run(tmp_path: Path) -> None:
     """Its process number stands for anything an encoder could leave in the machine; the canaries do not look there."""
     leaky = DECODER.replace(
-        "return {", "luma = luma.copy()\n    luma[0, 0, 0, 0, :2] = list((os.getpid() % 65536).to_bytes(2)) if step == 49 else 0\n    return {"
+        "return {",
+        "luma = luma.copy()\n    luma[0, 0, 0, 0, :2] = list((os.getpid() % 65536).to_bytes(2)) if step == 49 else 0\n    return {",
     )
     leaky = "import os\n" + leaky
     found = attempt(candidate(decoder=leaky))
