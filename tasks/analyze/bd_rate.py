@@ -22,9 +22,9 @@ MIN_POINTS = 4
 MIN_OVERLAP = 0.25
 # Identical frames have no finite PSNR; records cap it, and a capped value is no point of a curve.
 PSNR_CAP_DB = 100.0
-# Between two points the curve is a guess, and a candidate chooses where its points lie: a grey picture of three bytes and
-# three good ones 29 dB above it made x265 57% better than itself. At twice the anchor's widest step the worst guess
-# found was 5% off, at its own step 0.3%.
+# Between two points the curve is a guess, and a candidate chooses where its points lie: a grey picture of three bytes
+# and three good ones 29 dB above it made x265 57% better than itself. At twice the anchor's widest step the worst
+# guess found was 5% off, at its own step 0.3%.
 MAX_STEPS = 2.0
 
 
@@ -58,9 +58,7 @@ def bd_rate(anchor: Sequence[PointRecord], test: Sequence[PointRecord], metric: 
         return BdRate(None, overlap, f"the curves share {overlap:.0%} of the anchor's quality range: too little")
     step = max(_steps(curves[1], low_a, high_a)) / max(_steps(curves[0], low_a, high_a))
     if step > MAX_STEPS:
-        return BdRate(
-            None, overlap, f"two points of the test lie {step:.1f} of the anchor's widest steps apart: too far"
-        )
+        return BdRate(None, overlap, f"two points of the test lie {step:.1f} of the anchor's widest steps apart")
 
     import bjontegaard
 

@@ -35,7 +35,8 @@ def run_verification(
     """Decode every point of `ref`'s experiment again. Its record is "measured" where every frame is the same.
 
     Otherwise it is "cheat", or "infrastructure" where nothing could be found out: a decoder that is too slow now may
-    have met a busier machine. Raises BadInputError where there is nothing to verify, StoreError where bytes are missing.
+    have met a busier machine. Raises BadInputError where there is nothing to verify, StoreError where bytes are
+    missing.
     """
     started, clock = datetime.now(UTC), time.monotonic()
     measured = next(

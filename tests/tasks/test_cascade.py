@@ -182,8 +182,8 @@ def known():
     return torch.stack([(rows * 3 + columns * columns // 7 + 5 * t) % 256 for t in range(4)])
 """
     encoder, decoder = (ENCODER.replace("    step =", sees) + draws, DECODER.replace("    *shape,", recalls) + draws)
-    verdicts = {attempt(candidate(encoder, decoder), clips=[clip]).record.status for _ in range(6)}
-    assert "cheat" in verdicts  # by chance not once in 4096
+    of = candidate(encoder, decoder)
+    assert any(attempt(of, clips=[clip]).record.status == "cheat" for _ in range(8))  # not once in 65536
 
 
 def ramp() -> Any:
@@ -333,9 +333,8 @@ def test_promotion_is_decided_on_clips_that_no_designer_sees(honest: Attempt, hi
 
 def test_what_a_decoder_says_of_a_hidden_clip_reaches_no_designer(honest: Attempt, tmp_path: Path) -> None:
     """Its verification fails on a select clip: the verdict is the candidate's record, which its designer reads."""
-    tells = DECODER.replace(
-        "    *shape,", '    print("seen")\n    raise ValueError("the first sample is 17")\n    *shape,'
-    )
+    says = '    print("seen")\n    raise ValueError("the first sample is 17")\n    *shape,'
+    tells = DECODER.replace("    *shape,", says)
     of = candidate(decoder=tells)
     dev = honest.points[0].model_copy(update={"clip": "hidden.mkv", "split": "select"})
     record = honest.record.model_copy(update={"candidate_hash": of.candidate_hash, "decoder_hash": of.decoder_hash})
