@@ -40,6 +40,7 @@ MAX_DECODER_SOURCE_BYTES: Final = 64 * 1024
 MAX_DECODER_LITERAL_BYTES: Final = 1024
 # The config reaches the decoder without being counted, so it holds settings and nothing that could be a picture.
 MAX_CONFIG_BYTES: Final = 8 * 1024
+MAX_CONFIG_DEPTH: Final = 16
 # A trainer's weights reach the decoder: what its source could smuggle into them is bounded as a decoder's is.
 CAPPED_SOURCES: Final = ("decoder.py", "trainer.py")
 MAX_FILE_BYTES: Final = 1024 * 1024
@@ -80,6 +81,13 @@ class Candidate(BaseModel):
             except UnicodeEncodeError as error:
                 raise ValueError(f"{name} is not UTF-8 text") from error
         return files
+
+    @field_validator("config")
+    @classmethod
+    def _writable(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Half a surrogate pair, or a list of a thousand lists, is JSON and could be neither hashed nor shown later."""
+        _require_writable(config, MAX_CONFIG_DEPTH)
+        return config
 
     @classmethod
     def load(cls, folder: Path) -> Candidate:
@@ -246,6 +254,23 @@ def _constant_bytes(value: object) -> int:
 
 def _canonical(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _require_writable(value: object, depth: int) -> None:
+    """Raises ValueError."""
+    if depth == 0:
+        raise ValueError(f"nested more than {MAX_CONFIG_DEPTH} deep")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("not UTF-8 text") from error
+    elif isinstance(value, dict):
+        for part in (*value.keys(), *value.values()):
+            _require_writable(part, depth - 1)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _require_writable(part, depth - 1)
 
 
 def _read_text(path: Path) -> str:

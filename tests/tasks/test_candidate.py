@@ -51,6 +51,15 @@ def test_duplicates_share_the_code_hash_only() -> None:
     assert changed.code_hash != first.code_hash
 
 
+@pytest.mark.parametrize("value", ["\ud800", {"\udfff": 1}, [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]])
+def test_a_config_that_could_not_be_shown_is_no_candidate(value: Any, tmp_path: Path) -> None:
+    """It would end the report and every leaderboard of its campaign."""
+    make().write(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"strategy": value}))
+    with pytest.raises(BadInputError, match="config"):
+        Candidate.load(tmp_path)
+
+
 def test_a_sound_candidate_has_no_problems() -> None:
     assert problems(make()) == []
 

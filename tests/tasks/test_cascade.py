@@ -17,9 +17,10 @@ from tasks.analyze.promotion import champion, compare
 from tasks.campaign import Campaign, CandidateRef, Limits
 from tasks.candidate import Candidate, Lineage
 from tasks.design.designer import Past
+from tasks.dispatch.pending import pending
 from tasks.execute import trust
 from tasks.execute.agents import Agents
-from tasks.execute.attempt import Attempt, run_attempt
+from tasks.execute.attempt import Attempt, lost_attempt, run_attempt
 from tasks.execute.cascade import Cascade, Findings, Known, NotBetter, Rival
 from tasks.execute.clips import LoadedClip, draw_clip, load_clip, tiny_clip
 from tasks.execute.harness import Evaluation
@@ -443,6 +444,18 @@ def test_other_frames_in_another_run_quarantine_the_experiment(honest: Attempt, 
     (row,) = standings(store.experiments("night"), store.points("night"), terms.targets)
     assert (row.experiment.status, row.rank, row.clips) == ("cheat", None, ())
     assert known_of(store, "night").rival is None
+
+
+def test_what_the_evaluator_failed_at_is_its_own_fault_and_tried_again(tmp_path: Path) -> None:
+    terms = campaign(store=str(tmp_path / "store"))
+    store = Store.open(terms.store, create=True)
+    ref = CandidateRef(experiment_id="night-001-1", candidate_hash=candidate().candidate_hash)
+    persist.fn(lost_attempt(ref, terms, ZeroDivisionError("division\nby zero" * 99)), terms.store)
+    (record,) = store.experiments("night")
+    assert (record.status, record.stage) == ("infrastructure", "execute")
+    assert record.reason.startswith("the evaluator failed: ZeroDivisionError: division by zero")
+    assert len(record.reason) < 400
+    assert [again.attempt for again in pending([ref], [record])] == [2]
 
 
 def test_the_quarantined_are_no_rivals_and_no_new_ideas(honest: Attempt, tmp_path: Path) -> None:
