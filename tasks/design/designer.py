@@ -57,7 +57,7 @@ def _shown(record: ExperimentRecord) -> ExperimentRecord:
         return record
     seconds = sum(stage.seconds for stage in stages)
     finished = record.started_at + timedelta(seconds=seconds)
-    hidden = {"stages": stages, "noise_percent": {}, "gpu_seconds": seconds, "finished_at": finished}
+    hidden: dict[str, object] = {"stages": stages, "noise_percent": {}, "gpu_seconds": seconds, "finished_at": finished}
     return record.model_copy(update=hidden)
 
 
