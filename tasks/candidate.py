@@ -38,6 +38,8 @@ REQUIRED_FILES: Final = ("encoder.py", "decoder.py")
 # A decoder is code, not a store of video: the caps leave room for any honest decoder and none for a clip.
 MAX_DECODER_SOURCE_BYTES: Final = 64 * 1024
 MAX_DECODER_LITERAL_BYTES: Final = 1024
+# Many small literals carried 51408 bytes within those two. Code shrinks to a quarter under LZMA, data does not.
+MAX_DECODER_COMPRESSED_BYTES: Final = 16 * 1024
 # The config reaches the decoder without being counted, so it holds settings and nothing that could be a picture.
 MAX_CONFIG_BYTES: Final = 8 * 1024
 MAX_CONFIG_DEPTH: Final = 16
@@ -155,7 +157,7 @@ class Candidate(BaseModel):
     @property
     def decoder_compressed_bytes(self) -> int:
         """What the decoder's source would cost in a bitstream: its size under LZMA."""
-        return len(lzma.compress(self.files.get("decoder.py", "").encode(), preset=9 | lzma.PRESET_EXTREME))
+        return _compressed_bytes(self.files.get("decoder.py", ""))
 
     @property
     def decoder_hash(self) -> str:
@@ -198,6 +200,13 @@ def _size_problems(name: str, source: str) -> Iterator[str]:
     if size > MAX_DECODER_SOURCE_BYTES:
         yield f"{name} has {size} bytes; at most {MAX_DECODER_SOURCE_BYTES}, so code carries no video"
         return
+    compressed = _compressed_bytes(source)
+    if compressed > MAX_DECODER_COMPRESSED_BYTES:
+        yield (
+            f"{name} has {compressed} bytes under LZMA; at most {MAX_DECODER_COMPRESSED_BYTES} are allowed: "
+            "send data in the bitstream"
+        )
+        return
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -211,6 +220,10 @@ def _size_problems(name: str, source: str) -> Iterator[str]:
                 f"at most {MAX_DECODER_LITERAL_BYTES} are allowed: send data in the bitstream"
             )
             return
+
+
+def _compressed_bytes(source: str) -> int:
+    return len(lzma.compress(source.encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
 def _config_problems(config: Mapping[str, Any]) -> Iterator[str]:
