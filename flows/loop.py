@@ -32,7 +32,7 @@ from tasks.analyze.step import analyze
 from tasks.analyze.summary import artifact_key
 from tasks.campaign import Batch, Campaign, CandidateRef
 from tasks.design.step import design
-from tasks.dispatch.pending import MAX_ATTEMPTS, pending, unverified, verification_of
+from tasks.dispatch.pending import MAX_ATTEMPTS, next_batch, pending, unverified, verification_of
 from tasks.dispatch.step import ANCHORS, EXPERIMENT, VERIFY, RunOutcome, dispatch, wait
 from tasks.store.records import ExperimentRecord, Kind
 from tasks.store.store import Store
@@ -60,10 +60,10 @@ def research_loop(
         where = f"iteration {iteration} of {campaign.iterations}"
         progress.update(share, f"{where}: designing", force=True)
         refs = design(campaign, iteration)
-        while batch := pending(refs, store.experiments(campaign.name)):
+        while batch := next_batch(pending(refs, store.experiments(campaign.name))):
             progress.update(share, f"{where}: {len(batch)} candidates on the GPU pool", force=True)
             record_lost(store, campaign, batch, on_gpu_pool(EXPERIMENT, campaign, batch))
-        while batch := unverified(refs, store.experiments(campaign.name)):
+        while batch := next_batch(unverified(refs, store.experiments(campaign.name))):
             progress.update(share, f"{where}: decoding {len(batch)} candidates again", force=True)
             outcome = on_gpu_pool(VERIFY, campaign, batch)
             record_lost(store, campaign, tuple(verification_of(ref) for ref in batch), outcome, "verification")

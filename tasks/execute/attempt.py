@@ -20,6 +20,7 @@ from tasks.execute.agents import Agents
 from tasks.execute.cascade import Cascade, Findings, Known, control_id
 from tasks.execute.clips import LoadedClip, clip_set_hash, load_clip
 from tasks.execute.harness import Evaluation, Progress, evaluate
+from tasks.execute.isolation import MAX_REASON_CHARS
 from tasks.execute.noise import encode_again
 from tasks.execute.trust import isolation_for
 from tasks.measure.anchors import ANCHOR_QUALITIES
@@ -116,6 +117,26 @@ def measure_sealed(
     found = cascade.seal(weights)
     controls = started.controls(ref.experiment_id, found)
     return started.attempt(candidate, found.evaluation, "control", ref.experiment_id, found, controls)
+
+
+def lost_attempt(ref: CandidateRef, campaign: Campaign, error: Exception) -> Attempt:
+    """What is recorded where the evaluator itself failed at one candidate: its fault, and tried again."""
+    now = datetime.now(UTC)
+    record = ExperimentRecord(
+        campaign=campaign.name,
+        experiment_id=ref.experiment_id,
+        iteration=ref.iteration,
+        attempt=ref.attempt,
+        status="infrastructure",
+        reason=f"the evaluator failed: {type(error).__name__}: {' '.join(str(error).split())[:MAX_REASON_CHARS]}",
+        stage="execute",
+        candidate_hash=ref.candidate_hash,
+        harness_version=version("evocodec"),
+        host=socket.gethostname(),
+        started_at=now,
+        finished_at=now,
+    )
+    return Attempt(record, (), (), {})
 
 
 class _Start:

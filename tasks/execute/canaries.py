@@ -70,9 +70,8 @@ def _must_not_resemble(
 
 
 def _mirrored_ratio(agents: Agents, clip: LoadedClip, points: Sequence[PointRecord]) -> float:
-    """Bits of the mirrored clip over bits of the clip, at equal quality."""
-    known = [point for point in points if point.clip == clip.name]
-    before = sorted(known, key=lambda point: point.quality)[len(known) // 2]
+    """Bits of the mirrored clip over bits of the clip, at equal quality, at a rate point that nobody could foresee."""
+    before = secrets.choice([point for point in points if point.clip == clip.name])
     image = mirrored(clip)
     bitstream = agents.encode(image, before.quality).bitstream
     psnr = luma_psnr(agents.decode(bitstream, image.shape, before.quality).planar, image)

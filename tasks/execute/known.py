@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.analyze.leaderboard import REFERENCE_ANCHOR, anchor_name
 from tasks.analyze.promotion import champion
 from tasks.candidate import Candidate
 from tasks.execute.cascade import Known, Rival
@@ -17,20 +18,20 @@ def known_of(store: Store, campaign: str) -> Known:
         for record in records
         if record.kind == "candidate" and record.ast_hash and record.status not in ("infrastructure", "duplicate")
     }
+    dev = [point for point in store.points(campaign) if point.split == "dev"]
+    anchors = {r.experiment_id for r in records if r.kind == "anchor" and anchor_name(r) == REFERENCE_ANCHOR}
+    reference = tuple(point for point in dev if point.experiment_id in anchors)
     best = champion(records)
     if best is None:
-        return Known(tried)
+        return Known(tried, None, reference)
     return Known(
         tried,
         Rival(
             best.experiment_id,
             Candidate.from_json_bytes(store.get_blob(best.candidate_hash)),
-            tuple(
-                point
-                for point in store.points(campaign)
-                if point.experiment_id == best.experiment_id and point.split == "dev"
-            ),
+            tuple(point for point in dev if point.experiment_id == best.experiment_id),
             best.noise_percent,
             store.get_blob(best.weights_hash) if best.weights_hash else b"",
         ),
+        reference,
     )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tasks.campaign import CandidateRef
-from tasks.dispatch.pending import MAX_ATTEMPTS, pending
+from tasks.dispatch.pending import MAX_ATTEMPTS, next_batch, pending
 from tasks.store.records import ExperimentRecord, Status
 
 DESIGN = tuple(CandidateRef(experiment_id=name, candidate_hash="0" * 64) for name in ("a", "b"))
@@ -47,3 +47,17 @@ def test_what_the_infrastructure_lost_is_tried_again_but_not_for_ever() -> None:
 def test_a_success_after_a_loss_is_final() -> None:
     records = [record("a", "infrastructure"), record("a", "measured", 2)]
     assert [ref.experiment_id for ref in pending(DESIGN, records)] == ["b"]
+
+
+def test_what_was_lost_once_travels_alone() -> None:
+    """One candidate that no worker survives must not take those of its batch with it, attempt after attempt."""
+    design = tuple(CandidateRef(experiment_id=name, candidate_hash="0" * 64) for name in "abc")
+    records: list[ExperimentRecord] = []
+    travelled: list[str] = []
+    while batch := next_batch(pending(design, records)):
+        travelled.append("".join(ref.experiment_id for ref in batch))
+        for ref in batch:
+            fatal = "b" in travelled[-1] and ref.experiment_id != "a"  # "b" kills its worker, and who comes after it
+            records.append(record(ref.experiment_id, "infrastructure" if fatal else "measured", ref.attempt))
+    assert travelled == ["abc", "b", "b", "c"]
+    assert {r.experiment_id for r in records if r.status == "measured"} == {"a", "c"}
