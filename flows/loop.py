@@ -155,7 +155,10 @@ def record_lost(
     outcome: RunOutcome,
     kind: Kind = "candidate",
 ) -> None:
-    """An attempt that left no record was lost by the infrastructure; that never counts against its idea."""
+    """An attempt that left no record was lost by the infrastructure, which never counts against its idea.
+
+    The exception is `RunOutcome.lost_status`'s.
+    """
     recorded = {(record.experiment_id, record.attempt) for record in store.experiments(campaign.name)}
     now = datetime.now(UTC)
     for ref in batch:
@@ -170,7 +173,7 @@ def record_lost(
                 kind=kind,
                 iteration=ref.iteration,
                 attempt=ref.attempt,
-                status="infrastructure",
+                status=outcome.lost_status(len(batch), ref.attempt) if kind == "candidate" else "infrastructure",
                 reason=reason,
                 stage="dispatch",
                 candidate_hash=ref.candidate_hash,

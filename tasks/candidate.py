@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from codec.errors import BadInputError
 from tasks.normal_form import normal_form
+from tasks.store.records import Track
 
 # What each file must define. The names are also the only ones a candidate may write.
 FUNCTIONS: Final = {
@@ -45,7 +46,7 @@ MAX_CONFIG_BYTES: Final = 8 * 1024
 MAX_CONFIG_DEPTH: Final = 16
 # A trainer's weights reach the decoder: what its source could smuggle into them is bounded as a decoder's is.
 CAPPED_SOURCES: Final = ("decoder.py", "trainer.py")
-MAX_FILE_BYTES: Final = 1024 * 1024
+MAX_FILE_BYTES: Final = 256 * 1024
 
 
 class Lineage(BaseModel):
@@ -149,6 +150,11 @@ class Candidate(BaseModel):
             return hashlib.sha256(_canonical({"files": trees, "config": self.config})).hexdigest()
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return ""
+
+    @property
+    def track(self) -> Track:
+        """Amortised where a trainer makes weights that are not in the bitstream. Tracks are never compared."""
+        return "amortised" if "trainer.py" in self.files else "overfitted"
 
     @property
     def decoder_source_bytes(self) -> int:

@@ -189,7 +189,7 @@ class _Start:
             decoder_source_bytes=candidate.decoder_source_bytes,
             decoder_compressed_bytes=candidate.decoder_compressed_bytes,
             decoder_hash=candidate.decoder_hash,
-            track="amortised" if weights else "overfitted",
+            track=candidate.track,
             weights_bytes=len(weights),
             weights_hash=hashlib.sha256(weights).hexdigest() if weights else "",
             noise_percent=found.noise_percent if found is not None else {},

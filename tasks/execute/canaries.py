@@ -27,7 +27,7 @@ FRAMES: Final = 4
 # An unseen texture's samples have a standard deviation of about 55: grey, or any guess, lies at 13 dB.
 RESEMBLES_DB: Final = 20.0
 # Mirrored, real codecs cost within a tenth of what they cost before. Memory of a clip costs next to nothing.
-MIRRORED_RATIO: Final = 3.0
+MIRRORED_RATIO: Final = 1.5
 # So many decibels are worth about a factor of two in bits, for every codec at every rate.
 DB_PER_DOUBLING: Final = 4.0
 

@@ -6,11 +6,15 @@ from tasks.analyze.leaderboard import REFERENCE_ANCHOR, anchor_name
 from tasks.analyze.promotion import champion
 from tasks.candidate import Candidate
 from tasks.execute.cascade import Known, Rival
+from tasks.store.records import Track
 from tasks.store.store import Store
 
 
-def known_of(store: Store, campaign: str) -> Known:
-    """A fold over the campaign's records, and the champion's sources. Raises StoreError where those are gone."""
+def known_of(store: Store, campaign: str, track: Track = "overfitted") -> Known:
+    """A fold over the campaign's records, and the sources of the track's champion.
+
+    Raises StoreError where those are gone.
+    """
     records = store.experiments(campaign)
     # What the infrastructure lost has not been tried; what was refused as a duplicate is its first attempt's.
     tried = {
@@ -21,7 +25,7 @@ def known_of(store: Store, campaign: str) -> Known:
     dev = [point for point in store.points(campaign) if point.split == "dev"]
     anchors = {r.experiment_id for r in records if r.kind == "anchor" and anchor_name(r) == REFERENCE_ANCHOR}
     reference = tuple(point for point in dev if point.experiment_id in anchors)
-    best = champion(records)
+    best = champion(records, track)
     if best is None:
         return Known(tried, None, reference)
     return Known(

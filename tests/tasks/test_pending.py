@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from tasks.campaign import CandidateRef
 from tasks.dispatch.pending import MAX_ATTEMPTS, next_batch, pending
+from tasks.dispatch.step import RunOutcome
 from tasks.store.records import ExperimentRecord, Status
 
 DESIGN = tuple(CandidateRef(experiment_id=name, candidate_hash="0" * 64) for name in ("a", "b"))
@@ -61,3 +63,12 @@ def test_what_was_lost_once_travels_alone() -> None:
             records.append(record(ref.experiment_id, "infrastructure" if fatal else "measured", ref.attempt))
     assert travelled == ["abc", "b", "b", "c"]
     assert {r.experiment_id for r in records if r.status == "measured"} == {"a", "c"}
+
+
+def test_only_a_candidate_that_was_late_alone_and_again_has_had_its_chance() -> None:
+    late = RunOutcome(False, True, "Cancelled", "cancelled: not finished after 9 s")
+    assert late.lost_status(1, attempt=2) == "timeout"
+    assert late.lost_status(1, attempt=1) == "infrastructure"
+    assert late.lost_status(2, attempt=2) == "infrastructure"
+    assert replace(late, started=False).lost_status(1, attempt=2) == "infrastructure"
+    assert RunOutcome(False, False, "Crashed", "").lost_status(1, attempt=2) == "infrastructure"
