@@ -58,6 +58,10 @@ def run(
     iterations: Annotated[int, typer.Option(min=1, max=1000, help="Turns of design, dispatch, wait, analyze.")] = 2,
     candidates: Annotated[int, typer.Option(min=1, max=8, help="Candidates per iteration.")] = 3,
     designer: Annotated[str, typer.Option(help="What proposes candidates.")] = "search",
+    max_usd: Annotated[float | None, typer.Option(help="Cap on what language models charge, in dollars.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Cap on their tokens, in and out.")] = None,
+    max_gpu_seconds: Annotated[float | None, typer.Option(help="Cap on the time that attempts hold a worker.")] = None,
+    max_experiments: Annotated[int | None, typer.Option(help="Cap on the candidates tried.")] = None,
     store: StoreOption = DEFAULT_STORE,
     max_frames: Annotated[int, typer.Option(min=1, max=3600, help="Use only this many frames of each clip.")] = 128,
     server: Annotated[str, typer.Option(help="API URL of a running Prefect server; default: start one.")] = "",
@@ -76,6 +80,12 @@ def run(
         iterations=iterations,
         candidates=candidates,
         designer=designer,
+        budget={
+            "usd": max_usd,
+            "tokens": max_tokens,
+            "gpu_seconds": max_gpu_seconds,
+            "experiments": max_experiments,
+        },
         store=_store_uri(store),
         max_frames=max_frames,
     )
@@ -307,7 +317,8 @@ def _campaign(**fields: Any) -> Campaign:
         return Campaign(**fields)
     except ValidationError as error:
         first = error.errors()[0]
-        option = {"name": "campaign", "clips": "clip"}.get(str(first["loc"][0]), str(first["loc"][0]).replace("_", "-"))
+        where = "max_" + str(first["loc"][-1]) if first["loc"][0] == "budget" else str(first["loc"][0])
+        option = {"name": "campaign", "clips": "clip"}.get(where, where.replace("_", "-"))
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "string_pattern_mismatch":
             reason = "use letters, digits, dots, dashes and underscores, beginning with a letter or digit, at most 64"

@@ -31,6 +31,7 @@ from tasks.analyze.promotion import champion
 from tasks.analyze.step import analyze
 from tasks.analyze.summary import artifact_key
 from tasks.campaign import Batch, Campaign, CandidateRef
+from tasks.design.budget import ledger, stopped_by
 from tasks.design.step import design
 from tasks.dispatch.pending import MAX_ATTEMPTS, next_batch, pending, unverified, verification_of
 from tasks.dispatch.step import ANCHORS, EXPERIMENT, VERIFY, RunOutcome, dispatch, wait
@@ -44,7 +45,7 @@ def research_loop(
     campaign: Annotated[
         Campaign, Field(title="Campaign", description="What to search, on what, and for how long.")
     ] = Campaign(),
-) -> dict[str, bool | int]:
+) -> dict[str, bool | int | str]:
     """Design candidates, dispatch them to the GPU pool, wait, analyze; resume what this campaign has done before."""
     store = open_campaign(campaign)
     progress = ProgressArtifact(artifact_key("loop", campaign.name))
@@ -54,8 +55,13 @@ def research_loop(
 
     started = time.monotonic()
     met = False
-    iteration = 0
+    done = 0
+    cap = ""
     for iteration in range(1, campaign.iterations + 1):
+        cap = reached_cap(store, campaign, iteration)
+        if cap:
+            get_run_logger().warning("no iteration %d: %s", iteration, cap)
+            break
         share = (iteration - 1) / campaign.iterations
         where = f"iteration {iteration} of {campaign.iterations}"
         progress.update(share, f"{where}: designing", force=True)
@@ -68,6 +74,7 @@ def research_loop(
             outcome = on_gpu_pool(VERIFY, campaign, batch)
             record_lost(store, campaign, tuple(verification_of(ref) for ref in batch), outcome, "verification")
         met = analyze(campaign, iteration)
+        done = iteration
         if met and campaign.stop_when_met:
             break
         if campaign.hours is not None and time.monotonic() - started >= campaign.hours * 3600:
@@ -76,8 +83,17 @@ def research_loop(
         progress.update(1.0, "measuring the champion on the sealed clips", force=True)
         measure_sealed(store, campaign)
     store.compact(campaign.name)
-    progress.update(1.0, "targets met" if met else f"{iteration} iterations done", force=True)
-    return {"iterations": iteration, "met": met}
+    ending = "targets met" if met else f"{done} iterations done"
+    progress.update(1.0, f"{ending}; {cap}" if cap else ending, force=True)
+    return {"iterations": done, "met": met, "stopped_by": cap}
+
+
+def reached_cap(store: Store, campaign: Campaign, iteration: int) -> str:
+    """Which cap forbids to design this iteration; "" where none does. What is designed already is paid for: it runs."""
+    designs = store.designs(campaign.name)
+    if iteration in designs:
+        return ""
+    return stopped_by(campaign.budget, ledger(store.experiments(campaign.name), designs))
 
 
 def measure_sealed(store: Store, campaign: Campaign) -> None:

@@ -47,6 +47,26 @@ class Limits(Frozen):
     log_kb: int = Field(64, ge=1, title="Log (kB)", description="What is kept of a process's stdout and stderr.")
 
 
+class ModelPrice(Frozen):
+    """What a language model charges, in US dollars per million tokens."""
+
+    input: float = Field(ge=0, title="Input", description="Tokens sent and kept in no cache.")
+    output: float = Field(ge=0, title="Output", description="Tokens written, those of its thinking included.")
+    cache_write: float = Field(ge=0, title="Cache write", description="Tokens sent and kept in the cache.")
+    cache_read: float = Field(ge=0, title="Cache read", description="Tokens found in the cache.")
+
+
+class Budget(Frozen):
+    """The most that a campaign may spend over all its runs, work in flight included. Empty: no cap."""
+
+    usd: float | None = Field(None, gt=0, title="Dollars", description="What language models charge, in USD.")
+    tokens: int | None = Field(None, ge=1, title="Tokens", description="Sent to language models and written by them.")
+    gpu_seconds: float | None = Field(
+        None, gt=0, title="Worker time (s)", description="Wall clock that attempts hold a GPU worker, anchors included."
+    )
+    experiments: int | None = Field(None, ge=1, title="Experiments", description="Candidates tried, failed ones too.")
+
+
 class Campaign(Frozen):
     """Iterations towards one set of targets. Running the same name again resumes it and repeats nothing."""
 
@@ -123,6 +143,12 @@ class Campaign(Frozen):
     )
     experiment_timeout_seconds: float = Field(
         3600, gt=0, title="Batch timeout (s)", description="A dispatched batch later than this is cancelled."
+    )
+    budget: Budget = Field(
+        default_factory=Budget, title="Budget", description="Hard caps: no iteration begins that would pass one."
+    )
+    model_price: ModelPrice | None = Field(
+        None, title="Price of the model", description="Empty: by the price list; needed for a model that is not on it."
     )
     targets: Targets = Field(default_factory=Targets, title="Targets")
     limits: Limits = Field(default_factory=Limits, title="Limits of a candidate's processes")

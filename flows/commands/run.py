@@ -113,6 +113,7 @@ def _answering(server: str) -> str:
 
 def _print_end(campaign: Campaign, store: Store, console: Console, home: Path, seconds: float, *, local: bool) -> None:
     from tasks.analyze.report import write_report
+    from tasks.design.budget import ledger, stopped_by
 
     board = standings(
         store.experiments(campaign.name),
@@ -121,6 +122,9 @@ def _print_end(campaign: Campaign, store: Store, console: Console, home: Path, s
         scenes=store.scenes(campaign.name),
     )
     print_leaderboard(campaign.name, board, console)
+    cap = stopped_by(campaign.budget, ledger(store.experiments(campaign.name), store.designs(campaign.name)))
+    if cap:
+        console.print(f"budget   {cap}", markup=False)
     home.mkdir(parents=True, exist_ok=True)
     report = (home / f"report-{campaign.name}.html").resolve()
     write_report(report, store, campaign.name)

@@ -21,10 +21,12 @@ from codec.errors import BadInputError
 from codec.whole_file import whole_file
 from tasks.analyze.bd_rate import BdRate
 from tasks.analyze.leaderboard import ANCHOR_NAMES, BARRED_ISOLATION, REFERENCE_ANCHOR, Standing, best, standings
+from tasks.analyze.outcomes import foresight, improvements, in_order
 from tasks.analyze.rd_chart import ANCHOR_COLOURS, LEADER_COLOURS, Chart, points_on, rd_chart
 from tasks.analyze.summary import Row, leaderboard_rows, outcome
 from tasks.analyze.verdicts import Verdict, judged_point, kbps_1080p30, noise_floor_kbps, scene_verdicts
-from tasks.campaign import Targets
+from tasks.campaign import Budget, Targets
+from tasks.design.budget import CAPS, Spend, ledger
 from tasks.store.records import ExperimentRecord, PointRecord, SceneRecord
 from tasks.store.store import Store
 
@@ -79,6 +81,16 @@ class CostView:
     usd: float
     input_tokens: int
     output_tokens: int
+
+
+@dataclass(frozen=True)
+class PriceView:
+    """What one experiment and one improvement cost, anchors and verifications included; None where there is none."""
+
+    experiments: int
+    improvements: int
+    experiment: Spend | None
+    improvement: Spend | None
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,9 @@ def render(store: Store, campaign: str) -> str:
         log_characters=LOG_CHARACTERS,
         tried=_tried(board),
         costs=_costs(experiments),
+        prices=_prices(experiments, board),
+        caps=_caps(terms.budget if terms is not None else Budget(), experiments),
+        foresight=foresight(board),
         anchors=[row for row in board if row.kind == "anchor"],
         settings=_settings(terms) if terms is not None else [],
         harness=_distinct(record.harness_version for record in experiments),
@@ -228,9 +243,7 @@ def _scenes(point: PointRecord, scenes: Sequence[SceneRecord], targets: Targets)
 
 def _tried(board: Sequence[Standing]) -> list[tuple[Standing, str]]:
     """The candidates in the order in which they were tried, with what came of each."""
-    candidates = [row for row in board if row.kind == "candidate"]
-    candidates.sort(key=lambda row: (row.experiment.iteration, row.experiment.started_at, row.experiment_id))
-    return [(row, outcome(row)) for row in candidates]
+    return [(row, outcome(row)) for row in in_order(board)]
 
 
 def _costs(experiments: Sequence[ExperimentRecord]) -> list[CostView]:
@@ -250,6 +263,19 @@ def _cost(status: str, records: Sequence[ExperimentRecord]) -> CostView:
         sum(record.input_tokens for record in records),
         sum(record.output_tokens for record in records),
     )
+
+
+def _prices(experiments: Sequence[ExperimentRecord], board: Sequence[Standing]) -> PriceView:
+    spent = ledger(experiments).spent
+    tried, better = round(spent.experiments), len(improvements(board))
+    return PriceView(tried, better, spent * (1 / tried) if tried else None, spent * (1 / better) if better else None)
+
+
+def _caps(budget: Budget, experiments: Sequence[ExperimentRecord]) -> list[tuple[str, float, float]]:
+    """(what, spent, cap) of each cap that is set."""
+    spent = ledger(experiments).spent
+    limits = {cap: getattr(budget, cap) for cap in CAPS}
+    return [(CAPS[cap], getattr(spent, cap), limit) for cap, limit in limits.items() if limit is not None]
 
 
 def _settings(terms: BaseModel) -> list[SettingView]:

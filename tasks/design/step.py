@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.campaign import Campaign, CandidateRef
+from tasks.design.budget import affordable, ledger
 from tasks.design.designer import Past, make_designer
+from tasks.design.duplicates import duplicates
 from tasks.store.store import Store
 
 
@@ -16,9 +20,14 @@ def design(campaign: Campaign, iteration: int) -> tuple[CandidateRef, ...]:
     store = Store.open(campaign.store)
     kept = store.designs(campaign.name).get(iteration)
     if kept is not None:
+        refuse_duplicates(store, campaign, kept)
         return kept
-    past = Past.of(campaign, iteration, store.experiments(campaign.name), store.points(campaign.name))
-    candidates = make_designer(campaign).propose(past, campaign.candidates)
+    records = store.experiments(campaign.name)
+    count = affordable(campaign.budget, ledger(records, store.designs(campaign.name)), campaign.candidates)
+    if not count:
+        return ()  # not kept: with a larger budget this iteration is designed yet
+    past = Past.of(campaign, iteration, records, store.points(campaign.name))
+    candidates = make_designer(campaign).propose(past, count)
     refs = tuple(
         CandidateRef(
             experiment_id=f"{campaign.name}-{iteration:03d}-{number}",
@@ -30,4 +39,13 @@ def design(campaign: Campaign, iteration: int) -> tuple[CandidateRef, ...]:
     store.write_design(campaign.name, iteration, refs)
     for ref, candidate in zip(refs, candidates, strict=True):
         get_run_logger().info("%s: %s", ref.experiment_id, candidate.lineage.hypothesis)
+    refuse_duplicates(store, campaign, refs)
     return refs
+
+
+def refuse_duplicates(store: Store, campaign: Campaign, refs: Sequence[CandidateRef]) -> None:
+    """Record those of `refs` that were tried already, so that no worker's time goes to them. Repeats nothing."""
+    records = store.experiments(campaign.name)
+    for record in duplicates(store, campaign.name, refs, records):
+        get_run_logger().info("%s: %s: %s", record.experiment_id, record.status, record.reason)
+        store.write_experiment(record, (), ())

@@ -19,6 +19,9 @@ MAY_CHANGE = {
     "store",
     "targets",
     "designer",
+    "model",
+    "model_price",
+    "budget",
 }
 
 

@@ -83,6 +83,11 @@ def test_help_lists_every_command_quickly(evocodec: Evocodec) -> None:
     assert len(text.splitlines()) < 30
 
 
+def test_a_cap_of_nothing_is_bad_input(evocodec: Evocodec, tmp_path: Path) -> None:
+    one_line(evocodec("run", "--max-usd", 0, "--home", tmp_path), 2, "--max-usd", "greater than 0")
+    one_line(evocodec("run", "--max-experiments", 0, "--home", tmp_path), 2, "--max-experiments")
+
+
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['evocodec', '--help']\n"

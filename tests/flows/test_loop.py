@@ -28,7 +28,7 @@ from flows.local import LocalLab, prefect_api
 from tasks.analyze.leaderboard import standings
 from tasks.analyze.promotion import champion
 from tasks.analyze.summary import artifact_key
-from tasks.campaign import Campaign
+from tasks.campaign import Budget, Campaign
 from tasks.execute import forkserver
 from tasks.store.records import Split
 from tasks.store.store import Store
@@ -190,6 +190,18 @@ def test_running_again_repeats_nothing(finished: dict[str, object], lab: LocalLa
     assert process.returncode == 0, process.stderr[-3000:]
     assert Store.open(real_campaign.store).experiments("real") == before
     assert sum("experiment" in name for name in runs_of(lab, "real")) == sum("experiment" in name for name in runs)
+
+
+def test_a_budget_stops_the_loop_and_is_named(
+    finished: dict[str, object], lab: LocalLab, real_campaign: Campaign
+) -> None:
+    """Two experiments are on record: one more iteration is wanted, and the cap, given on resuming, forbids it."""
+    before = Store.open(real_campaign.store).experiments("real")
+    process = run_loop(lab, real_campaign.model_copy(update={"iterations": 3, "budget": Budget(experiments=2)}))
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "the budget of 2 experiments is used up (2 committed)" in process.stdout
+    assert Store.open(real_campaign.store).experiments("real") == before
+    assert set(Store.open(real_campaign.store).designs("real")) == {1, 2}
 
 
 def test_other_terms_under_the_same_name_are_refused(

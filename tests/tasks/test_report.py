@@ -15,8 +15,10 @@ import pytest
 from sample_records import anchor, curve, experiment, scenes, verified
 
 from codec.errors import BadInputError
+from tasks.analyze.leaderboard import standings
+from tasks.analyze.outcomes import improvements
 from tasks.analyze.report import LOG_CHARACTERS, render, write_report
-from tasks.campaign import Campaign
+from tasks.campaign import Budget, Campaign, Targets
 from tasks.store.records import ExperimentRecord
 from tasks.store.store import Store
 
@@ -141,6 +143,25 @@ def test_every_part_of_the_campaign_is_there(page: Page) -> None:
     assert "early line" not in page.text
     # Two anchors, a crash and five measured of 12.5 s, 0.25 USD and 100 tokens each, five verified in 1 s.
     assert "all 13 105.0 1.25 500 0" in page.text
+
+
+def test_what_an_experiment_and_an_improvement_cost_and_how_well_they_were_foreseen(store: Store) -> None:
+    fill(store, count=4)
+    store.write_campaign(Campaign(name="night", budget=Budget(usd=20, experiments=40)))
+    for number, factor, predicted in ((1, 0.5, -40.0), (2, 0.45, -60.0)):
+        record = experiment(
+            f"night-05{number}-1", minutes=50 + number, iteration=50 + number, predicted_bd_rate_percent=predicted
+        )
+        keep(store, record, factor, ("/data/talk.mkv", "/data/screen.mkv"), 0.5)
+    text = Page(render(store, "night")).text
+    board = standings(store.experiments("night"), store.points("night"), Targets())
+    better, tried = improvements(board), [row for row in board if row.kind == "candidate"]
+    assert 1 < len(better) < len(tried)
+    seconds = sum(record.gpu_seconds for record in store.experiments("night"))
+    assert f"experiments {len(tried)} {seconds / len(tried):.1f}" in text
+    assert f"improvements {len(better)} {seconds / len(better):.1f}" in text
+    assert f"{len(tried)} of 40 experiments spent" in text
+    assert "BD-rate (%) 2 7.5 -2.5 2 of 2" in text
 
 
 def test_refused_bd_rates_give_their_reason(store: Store) -> None:
