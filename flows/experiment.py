@@ -7,6 +7,7 @@ from typing import Annotated
 from prefect import flow, get_run_logger
 from pydantic import Field
 
+from codec.errors import BadInputError, StoreError
 from flows.progress import BatchProgress
 from tasks.campaign import Batch
 from tasks.store.store import Store
@@ -19,6 +20,7 @@ def experiment(
 ) -> dict[str, str]:
     """Measure a batch of candidates and keep the records. Returns the status of each experiment."""
     # Imported here: the loop's process loads this module's neighbours and must never load torch or a codec.
+    from tasks.execute.attempt import lost_attempt
     from tasks.execute.clips import clip_set_hash, load_clip
     from tasks.execute.forkserver import SERVER
     from tasks.execute.step import execute, execute_sealed
@@ -40,7 +42,13 @@ def experiment(
         for warning in clip.warnings:
             get_run_logger().warning("%s: %s", clip.name, warning)
     for ref in batch.candidates:
-        attempt = execute(ref, campaign, clips, progress.of(ref.experiment_id))
+        try:
+            attempt = execute(ref, campaign, clips, progress.of(ref.experiment_id))
+        except (BadInputError, StoreError):  # the clips, the limits or the store: everybody's
+            raise
+        except Exception as error:  # noqa: BLE001 - recorded, and the task run has its traceback
+            # What nobody foresaw in one candidate must not end the campaign, at every attempt to resume it too.
+            attempt = lost_attempt(ref, campaign, error)
         statuses[ref.experiment_id] = persist(attempt, campaign.store)
     progress.done()
     return statuses

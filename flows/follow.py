@@ -148,6 +148,7 @@ def _line(record: ExperimentRecord) -> Text:
         what = record.stages[-1].note if record.stages else "measured for comparison"
     elif measured:
         what = record.hypothesis or record.config_json
+    what = "".join(char if char.isprintable() else " " for char in what)  # a terminal obeys control characters
     line = Text(status, style="green" if measured else "red")
     name = record.experiment_id.removesuffix(VERIFIED)
     return line.append(f" {name} in {record.gpu_seconds:.0f} s: {what}", style="default")

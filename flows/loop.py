@@ -35,7 +35,7 @@ from tasks.design.budget import ledger, stopped_by
 from tasks.design.designer import make_designer
 from tasks.design.rejected import paid_for
 from tasks.design.step import design
-from tasks.dispatch.pending import MAX_ATTEMPTS, pending, unverified, verification_of
+from tasks.dispatch.pending import MAX_ATTEMPTS, next_batch, pending, unverified, verification_of
 from tasks.dispatch.step import ANCHORS, EXPERIMENT, VERIFY, RunOutcome, dispatch, wait
 from tasks.store.records import ExperimentRecord, Kind
 from tasks.store.store import Store
@@ -68,10 +68,10 @@ def research_loop(
         where = f"iteration {iteration} of {campaign.iterations}"
         progress.update(share, f"{where}: designing", force=True)
         refs = design(campaign, iteration)
-        while batch := pending(refs, store.experiments(campaign.name)):
+        while batch := next_batch(pending(refs, store.experiments(campaign.name))):
             progress.update(share, f"{where}: {len(batch)} candidates on the GPU pool", force=True)
             record_lost(store, campaign, batch, on_gpu_pool(EXPERIMENT, campaign, batch))
-        while batch := unverified(refs, store.experiments(campaign.name)):
+        while batch := next_batch(unverified(refs, store.experiments(campaign.name))):
             progress.update(share, f"{where}: decoding {len(batch)} candidates again", force=True)
             outcome = on_gpu_pool(VERIFY, campaign, batch)
             record_lost(store, campaign, tuple(verification_of(ref) for ref in batch), outcome, "verification")
@@ -174,7 +174,10 @@ def record_lost(
     outcome: RunOutcome,
     kind: Kind = "candidate",
 ) -> None:
-    """An attempt that left no record was lost by the infrastructure; that never counts against its idea."""
+    """An attempt that left no record was lost by the infrastructure, which never counts against its idea.
+
+    The exception is `RunOutcome.lost_status`'s.
+    """
     recorded = {(record.experiment_id, record.attempt) for record in store.experiments(campaign.name)}
     now = datetime.now(UTC)
     for ref in batch:
@@ -190,7 +193,7 @@ def record_lost(
                 kind=kind,
                 iteration=ref.iteration,
                 attempt=ref.attempt,
-                status="infrastructure",
+                status=outcome.lost_status(len(batch), ref.attempt) if kind == "candidate" else "infrastructure",
                 reason=reason,
                 stage="dispatch",
                 candidate_hash=ref.candidate_hash,

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from codec.errors import BadInputError
 from tasks.normal_form import normal_form
+from tasks.store.records import Track
 
 # What each file must define. The names are also the only ones a candidate may write.
 FUNCTIONS: Final = {
@@ -38,11 +39,14 @@ REQUIRED_FILES: Final = ("encoder.py", "decoder.py")
 # A decoder is code, not a store of video: the caps leave room for any honest decoder and none for a clip.
 MAX_DECODER_SOURCE_BYTES: Final = 64 * 1024
 MAX_DECODER_LITERAL_BYTES: Final = 1024
+# Many small literals carried 51408 bytes within those two. Code shrinks to a quarter under LZMA, data does not.
+MAX_DECODER_COMPRESSED_BYTES: Final = 16 * 1024
 # The config reaches the decoder without being counted, so it holds settings and nothing that could be a picture.
 MAX_CONFIG_BYTES: Final = 8 * 1024
+MAX_CONFIG_DEPTH: Final = 16
 # A trainer's weights reach the decoder: what its source could smuggle into them is bounded as a decoder's is.
 CAPPED_SOURCES: Final = ("decoder.py", "trainer.py")
-MAX_FILE_BYTES: Final = 1024 * 1024
+MAX_FILE_BYTES: Final = 256 * 1024
 
 
 class Paid(BaseModel):
@@ -92,6 +96,13 @@ class Candidate(BaseModel):
             except UnicodeEncodeError as error:
                 raise ValueError(f"{name} is not UTF-8 text") from error
         return files
+
+    @field_validator("config")
+    @classmethod
+    def _writable(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Half a surrogate pair, or a list of a thousand lists, is JSON and could be neither hashed nor shown later."""
+        _require_writable(config, MAX_CONFIG_DEPTH)
+        return config
 
     @classmethod
     def load(cls, folder: Path) -> Candidate:
@@ -153,13 +164,18 @@ class Candidate(BaseModel):
             return ""
 
     @property
+    def track(self) -> Track:
+        """Amortised where a trainer makes weights that are not in the bitstream. Tracks are never compared."""
+        return "amortised" if "trainer.py" in self.files else "overfitted"
+
+    @property
     def decoder_source_bytes(self) -> int:
         return len(self.files.get("decoder.py", "").encode())
 
     @property
     def decoder_compressed_bytes(self) -> int:
         """What the decoder's source would cost in a bitstream: its size under LZMA."""
-        return len(lzma.compress(self.files.get("decoder.py", "").encode(), preset=9 | lzma.PRESET_EXTREME))
+        return _compressed_bytes(self.files.get("decoder.py", ""))
 
     @property
     def decoder_hash(self) -> str:
@@ -203,6 +219,13 @@ def _size_problems(name: str, source: str) -> Iterator[str]:
     if size > MAX_DECODER_SOURCE_BYTES:
         yield f"{name} has {size} bytes; at most {MAX_DECODER_SOURCE_BYTES}, so code carries no video"
         return
+    compressed = _compressed_bytes(source)
+    if compressed > MAX_DECODER_COMPRESSED_BYTES:
+        yield (
+            f"{name} has {compressed} bytes under LZMA; at most {MAX_DECODER_COMPRESSED_BYTES} are allowed: "
+            "send data in the bitstream"
+        )
+        return
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -216,6 +239,10 @@ def _size_problems(name: str, source: str) -> Iterator[str]:
                 f"at most {MAX_DECODER_LITERAL_BYTES} are allowed: send data in the bitstream"
             )
             return
+
+
+def _compressed_bytes(source: str) -> int:
+    return len(lzma.compress(source.encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
 def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
@@ -260,6 +287,23 @@ def _constant_bytes(value: object) -> int:
 
 def _canonical(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _require_writable(value: object, depth: int) -> None:
+    """Raises ValueError."""
+    if depth == 0:
+        raise ValueError(f"nested more than {MAX_CONFIG_DEPTH} deep")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("not UTF-8 text") from error
+    elif isinstance(value, dict):
+        for part in (*value.keys(), *value.values()):
+            _require_writable(part, depth - 1)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _require_writable(part, depth - 1)
 
 
 def _read_text(path: Path) -> str:

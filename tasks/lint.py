@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -30,6 +31,9 @@ REFUSED: Final[Mapping[str, str]] = {
 }
 # What the harness passes: compress_video_tensor(frames, config, device) and so on.
 ARGUMENTS: Final = 3
+# Names are a candidate's own, and may be as long and as many as its file has room for; records and pages are read.
+MAX_LINES: Final = 20
+MAX_LINE_CHARS: Final = 300
 
 
 def lint(candidate: Candidate) -> list[str]:
@@ -37,7 +41,8 @@ def lint(candidate: Candidate) -> list[str]:
     found = problems(candidate)
     if found:
         return found
-    return [line for name, source in candidate.files.items() for line in _of_file(name, source, candidate.files)]
+    advice = (line for name, source in candidate.files.items() for line in _of_file(name, source, candidate.files))
+    return [line[:MAX_LINE_CHARS] for line in itertools.islice(advice, MAX_LINES)]
 
 
 def _of_file(name: str, source: str, files: Mapping[str, str]) -> Iterator[str]:
@@ -71,9 +76,16 @@ def _import_problem(name: str, module: str, files: Mapping[str, str]) -> str:
         # The decoder's process gets its own source alone; the encoder's has both.
         there = f"{top}.py" in files and name != "decoder.py"
         return "" if there else f"{top}.py is not there when {name} runs: repeat what you need"
-    if importlib.util.find_spec(top) is None:
+    if not _is_installed(top):
         return "not installed: use numpy, torch, cv2, av, skimage, constriction or codec"
     return ""
+
+
+def _is_installed(top: str) -> bool:
+    try:
+        return importlib.util.find_spec(top) is not None
+    except ValueError:  # what is loaded and was never found by its name: __main__
+        return False
 
 
 def _takes(function: ast.FunctionDef, count: int) -> bool:

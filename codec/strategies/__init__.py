@@ -26,9 +26,9 @@ class Registration:
 
 
 REGISTRY = {
-    "semantic_latent": Registration(1),
+    "semantic_latent": Registration(1, "codec.strategies.semantic_latent"),
     "i_frame_interpolation": Registration(2),
-    "hybrid_semantic": Registration(3),
+    "hybrid_semantic": Registration(3, "codec.strategies.hybrid_semantic"),
     "procedural": Registration(4, "codec.strategies.procedural"),
     "x264": Registration(5, "codec.strategies.x264"),
     "x265": Registration(6, "codec.strategies.x265"),

@@ -47,7 +47,7 @@ def leaderboard_table(campaign: str, board: list[Standing]) -> Table:
         box=SIMPLE_HEAD,
         title=f"campaign {campaign}: BD-rate (PSNR-Y) against the anchors, lower is better",
         title_justify="left",
-        caption="kbps: lowest at the quality targets, scaled to 1080p30; fps: of the decoder",
+        caption="kbps: lowest at the quality targets, scaled to 1080p30; fps: of the decoder; *: champion",
         caption_justify="left",
     )
     for heading in ("#", "experiment", "what", "vs x265", "vs AV1", "kbps", "fps", "targets"):
@@ -55,7 +55,7 @@ def leaderboard_table(campaign: str, board: list[Standing]) -> Table:
         table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "what")
     for row in board:
         table.add_row(
-            "" if row.rank is None else str(row.rank),
+            "" if row.rank is None else f"{'*' if row.champion else ''}{row.rank}",
             row.experiment_id.removeprefix(f"{campaign}-"),
             escape(row.summary),
             *(_percent(row.mean_bd_rates.get(name)) for name in ANCHOR_NAMES),

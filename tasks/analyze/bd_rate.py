@@ -22,6 +22,10 @@ MIN_POINTS = 4
 MIN_OVERLAP = 0.25
 # Identical frames have no finite PSNR; records cap it, and a capped value is no point of a curve.
 PSNR_CAP_DB = 100.0
+# Between two points the curve is a guess, and a candidate chooses where its points lie: a grey picture of three bytes
+# and three good ones 29 dB above it made x265 57% better than itself. At twice the anchor's widest step the worst
+# guess found was 5% off, at its own step 0.3%.
+MAX_STEPS = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ def bd_rate(anchor: Sequence[PointRecord], test: Sequence[PointRecord], metric: 
     overlap = max(0.0, common / (high_a - low_a))
     if overlap < MIN_OVERLAP:
         return BdRate(None, overlap, f"the curves share {overlap:.0%} of the anchor's quality range: too little")
+    step = max(_steps(curves[1], low_a, high_a)) / max(_steps(curves[0], low_a, high_a))
+    if step > MAX_STEPS:
+        return BdRate(None, overlap, f"two points of the test lie {step:.1f} of the anchor's widest steps apart")
 
     import bjontegaard
 
@@ -64,6 +71,11 @@ def bd_rate(anchor: Sequence[PointRecord], test: Sequence[PointRecord], metric: 
 
 
 def _curve(points: Sequence[PointRecord], metric: Metric) -> list[tuple[float, float]]:
-    """(kbps, quality) by rising rate."""
-    values = [(point.kbps, getattr(point, metric)) for point in points]
+    """(kbps, quality) by rising rate. No bits have no logarithm, so a point without any is none of a curve."""
+    values = [(point.kbps, getattr(point, metric)) for point in points if point.kbps > 0]
     return sorted((rate, quality) for rate, quality in values if quality is not None and quality < PSNR_CAP_DB)
+
+
+def _steps(curve: Sequence[tuple[float, float]], low: float, high: float) -> list[float]:
+    """How far neighbours lie apart in quality, where they have a part of `low` to `high` between them."""
+    return [later - earlier for (_, earlier), (_, later) in pairwise(curve) if earlier < high and later > low]

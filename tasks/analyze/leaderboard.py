@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from tasks.analyze.bd_rate import BdRate, bd_rate
-from tasks.analyze.promotion import champion
+from tasks.analyze.promotion import champion, is_promoted
 from tasks.analyze.verdicts import (
     Verdict,
     cheapest_good_point,
@@ -107,7 +107,7 @@ def standings(
     everything = _latest(experiments)
     latest = [record for record in everything if record.kind in ("candidate", "anchor")]
     verified = {record.experiment_id for record in everything if _is_verification(record)}
-    leader = champion(latest)
+    leaders = {found.experiment_id for track in get_args(Track) if (found := champion(latest, track)) is not None}
     by_experiment: dict[str, dict[str, list[PointRecord]]] = {}
     for point in points:
         if point.split == "dev":
@@ -122,7 +122,7 @@ def standings(
         replace(
             _standing(record, by_experiment, anchors, targets, floors),
             verified=verification_id(record.experiment_id) in verified,
-            champion=leader is not None and record.experiment_id == leader.experiment_id,
+            champion=record.experiment_id in leaders,
         )
         for record in latest
     ]
@@ -146,9 +146,19 @@ def best(board: Sequence[Standing]) -> Standing | None:
     return next((row for row in ranked if row.champion), ranked[0] if ranked else None)
 
 
-def campaign_met(board: Sequence[Standing]) -> bool:
-    """One candidate meets every target on every clip. An anchor that does proves nothing about the search."""
-    return any(row.met and row.kind == "candidate" and row.verified and not _barred(row.experiment) for row in board)
+def campaign_met(board: Sequence[Standing], *, has_select_clips: bool = False) -> bool:
+    """One candidate meets every target on every clip, and was promoted where other clips decide that.
+
+    An anchor that meets them proves nothing about the search.
+    """
+    return any(
+        row.met
+        and row.kind == "candidate"
+        and row.verified
+        and not _barred(row.experiment)
+        and (is_promoted(row.experiment) or not has_select_clips)
+        for row in board
+    )
 
 
 def anchor_name(record: ExperimentRecord) -> str | None:

@@ -165,7 +165,8 @@ def render(store: Store, campaign: str) -> str:
 
 
 def _headline(board: Sequence[Standing]) -> Headline:
-    allowed = [row for row in board if row.kind == "candidate" and row.experiment.isolation != BARRED_ISOLATION]
+    candidates = [row for row in board if row.kind == "candidate" and row.verified]
+    allowed = [row for row in candidates if row.experiment.isolation != BARRED_ISOLATION]
     winner = next((row for row in allowed if row.met), None)
     top = best(board)
     missed = tuple(

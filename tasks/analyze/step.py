@@ -28,4 +28,4 @@ def analyze(campaign: Campaign, iteration: int) -> bool:
         key=artifact_key("summary", campaign.name),
         description=f"Iteration {iteration} of campaign {campaign.name}",
     )
-    return campaign_met(board)
+    return campaign_met(board, has_select_clips=bool(campaign.select))

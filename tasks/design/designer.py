@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, Protocol
 
 from codec.errors import BadInputError
@@ -16,14 +17,16 @@ from tasks.store.records import ExperimentRecord, PointRecord, Status
 from tasks.store.store import Store
 
 # A designer that knows what wins on the select clips would design for them, and they would select no more.
-HIDDEN_STAGES: Final = ("select", "sealed")
+# Whom a candidate was compared with in "repeat" tells who was promoted there.
+HIDDEN_STAGES: Final = ("repeat", "select", "sealed")
 
 
 @dataclass(frozen=True)
 class Past:
     """What a designer may know of a campaign before `iteration`, anchors included. Use `Past.of`.
 
-    Nothing measured on select or sealed clips is in it, and nothing that tells of it: no point, no promotion, no log.
+    Nothing measured on select or sealed clips is in it, and nothing that tells of it: no point, no promotion, no log,
+    no time that was spent on them.
     """
 
     campaign: Campaign
@@ -51,12 +54,19 @@ class Past:
         return cls(
             shown,
             iteration,
-            tuple(
-                record.model_copy(update={"stages": tuple(s for s in record.stages if s.name not in HIDDEN_STAGES)})
-                for record in before
-            ),
+            tuple(_shown(record) for record in before),
             tuple(point for point in points if point.split == "dev" and point.experiment_id in known),
         )
+
+
+def _shown(record: ExperimentRecord) -> ExperimentRecord:
+    stages = tuple(stage for stage in record.stages if stage.name not in HIDDEN_STAGES)
+    if record.kind == "anchor" or len(stages) == len(record.stages):
+        return record
+    seconds = sum(stage.seconds for stage in stages)
+    finished = record.started_at + timedelta(seconds=seconds)
+    hidden: dict[str, object] = {"stages": stages, "noise_percent": {}, "gpu_seconds": seconds, "finished_at": finished}
+    return record.model_copy(update=hidden)
 
 
 @dataclass(frozen=True)

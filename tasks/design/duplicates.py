@@ -11,8 +11,7 @@ import ast
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -29,25 +28,18 @@ NEAR: Final = 0.9
 SHINGLE_TOKENS: Final = 5
 # Outcomes that leave an idea untried: nobody ran it, or it is its original's.
 UNTRIED: Final[tuple[Status, ...]] = ("infrastructure", "duplicate")
+UNPARSABLE: Final = (SyntaxError, ValueError, RecursionError, MemoryError)
 _TOKEN = re.compile(r"'[^']*'|\w+|[^\w\s,]")
-
-
-@dataclass(frozen=True)
-class Form:
-    """One source, less what does nothing. `words` are its constants, outer names and operators, each with its count."""
-
-    shingles: frozenset[tuple[str, ...]]
-    words: tuple[tuple[str, int], ...]
 
 
 def refusal(candidate: Candidate, known: Mapping[str, Candidate]) -> str:
     """Why `candidate` is not worth a worker's time, in one line; "" where it is new. `known` is by experiment id."""
-    own = candidate.ast_hash
-    for experiment_id, other in known.items():
-        if own and own == other.ast_hash:
+    alike_in_kind = {name: other for name, other in known.items() if _same_setting(candidate, other)}
+    for experiment_id, other in alike_in_kind.items():
+        if _same(_normal, candidate, other):
             return f"the same code and config as {experiment_id}, names and layout aside"
-    for experiment_id, other in known.items():
-        if _says_the_same(candidate, other):
+    for experiment_id, other in alike_in_kind.items():
+        if _same(_words, candidate, other):
             alike = similarity(candidate, other)
             if alike >= NEAR:
                 return f"nearly the same as {experiment_id}: {alike:.0%} alike, the same config, names and constants"
@@ -57,7 +49,7 @@ def refusal(candidate: Candidate, known: Mapping[str, Candidate]) -> str:
 def duplicates(
     store: Store, campaign: str, refs: Sequence[CandidateRef], records: Sequence[ExperimentRecord]
 ) -> list[ExperimentRecord]:
-    """A final record for each of `refs` that has none yet and says nothing new; `known` are all that were designed."""
+    """A final record for each of `refs` that has none yet and says nothing new."""
     tried = {
         record.experiment_id: record.candidate_hash
         for record in records
@@ -112,50 +104,75 @@ def _refused(campaign: str, ref: CandidateRef, candidate: Candidate, reason: str
 
 def similarity(one: Candidate, other: Candidate) -> float:
     """The share of the shingles of all sources that the two have in common (Jaccard), in [0, 1]."""
-    mine, theirs = ({(name, s) for name, form in _forms(c).items() for s in form.shingles} for c in (one, other))
+    mine, theirs = (
+        {(name, shingle) for name, source in candidate.files.items() for shingle in _shingles(source)}
+        for candidate in (one, other)
+    )
     return len(mine & theirs) / len(mine | theirs) if mine and theirs else 0.0
 
 
-def _says_the_same(one: Candidate, other: Candidate) -> bool:
-    if one.config != other.config or one.files.keys() != other.files.keys():
-        return False
-    mine, theirs = _forms(one), _forms(other)
-    return bool(mine) and {name: form.words for name, form in mine.items()} == {
-        name: form.words for name, form in theirs.items()
-    }
+def _same_setting(one: Candidate, other: Candidate) -> bool:
+    return one.files.keys() == other.files.keys() and json.dumps(one.config, sort_keys=True) == json.dumps(
+        other.config, sort_keys=True
+    )
 
 
-def _forms(candidate: Candidate) -> dict[str, Form]:
-    """By file; empty where one cannot be parsed."""
-    try:
-        return {name: _form(source) for name, source in candidate.files.items()}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {}
+def _same(view: Callable[[str], object], one: Candidate, other: Candidate) -> bool:
+    """Whether all sources are equal in this view of them; never where one cannot be parsed."""
+    views = [(view(source), view(other.files[name])) for name, source in one.files.items()]
+    return all(mine and mine == theirs for mine, theirs in views)
 
 
 @lru_cache(maxsize=4096)
-def _form(source: str) -> Form:
-    tree = _Idle().visit(ast.parse(source))
-    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    text = ast.unparse(ast.fix_missing_locations(tree))
-    # The order of functions means nothing, and their names mean nothing but for the contract's.
-    parts = [_tokens(normal_form(ast.unparse(node)), own) for node in ast.parse(text).body]
-    shingles = {
+def _normal(source: str) -> str:
+    try:
+        return normal_form(source)
+    except UNPARSABLE:
+        return ""
+
+
+@lru_cache(maxsize=4096)
+def _words(source: str) -> tuple[tuple[str, int], ...]:
+    """Constants, outer names and operators, each with its count."""
+    try:
+        return tuple(sorted(_counted(_busy(source)).items()))
+    except UNPARSABLE:
+        return ()
+
+
+@lru_cache(maxsize=4096)
+def _shingles(source: str) -> frozenset[tuple[str, ...]]:
+    """Of each function apart: their order means nothing, and their names mean nothing but for the contract's."""
+    try:
+        tree = _busy(source)
+        private = _own(tree) - set(FUNCTIONS.values())
+        parts = [_tokens(normal_form(ast.unparse(node)), private) for node in tree.body]
+    except UNPARSABLE:
+        return frozenset()
+    return frozenset(
         tuple(part[start : start + SHINGLE_TOKENS])
         for part in parts
         for start in range(max(1, len(part) - SHINGLE_TOKENS + 1))
-    }
-    return Form(frozenset(shingles), tuple(sorted(_words(tree, own).items())))
+    )
 
 
-def _tokens(dump: str, own: set[str]) -> list[str]:
-    private = {f"'{name}'" for name in own - set(FUNCTIONS.values())}
-    return ["'own'" if token in private else token for token in _TOKEN.findall(dump)]
+def _busy(source: str) -> ast.Module:
+    tree = ast.parse(source)
+    _Idle().visit(tree)
+    return ast.fix_missing_locations(tree)
 
 
-def _words(tree: ast.AST, own: set[str]) -> Counter[str]:
+def _own(tree: ast.Module) -> set[str]:
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def _tokens(dump: str, private: set[str]) -> list[str]:
+    return ["'own'" if token.strip("'") in private else token for token in _TOKEN.findall(dump)]
+
+
+def _counted(tree: ast.Module) -> Counter[str]:
     bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)} | own
+    bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)} | _own(tree)
     words: Counter[str] = Counter()
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant):

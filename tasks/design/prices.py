@@ -51,6 +51,7 @@ class ListedPrice(ModelPrice):
 class PriceList(Listed):
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
     source: tuple[str, ...]
+    note: str
     unit: str
     models: dict[str, ListedPrice]
 

@@ -40,6 +40,15 @@ def pending(
     )
 
 
+def next_batch(waiting: Sequence[CandidateRef]) -> tuple[CandidateRef, ...]:
+    """Those of `waiting` that may travel together: what was lost once travels alone, so that it takes no other with it.
+
+    A candidate that its worker does not survive is lost three times; whoever shared its batch only once.
+    """
+    fresh = tuple(ref for ref in waiting if ref.attempt == 1)
+    return fresh or tuple(waiting[:1])
+
+
 def verification_of(ref: CandidateRef) -> CandidateRef:
     """The same candidate under the id of its verification's records."""
     return ref.model_copy(update={"experiment_id": verification_id(ref.experiment_id)})

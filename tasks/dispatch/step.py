@@ -20,6 +20,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 
 from codec.errors import EvocodecError
+from tasks.store.records import Status
 
 EXPERIMENT = "experiment/evocodec"
 ANCHORS = "anchors/evocodec"
@@ -37,6 +38,16 @@ class RunOutcome:
     late: bool
     state: str
     message: str
+    started: bool = True
+
+    def lost_status(self, candidates: int, attempt: int) -> Status:
+        """What this makes of a candidate that left no record.
+
+        One that had a run to itself, and did not come to an end in time again, has had its chance. Of several nobody
+        knows which one it was, and a first time may have been spent in a queue.
+        """
+        alone_again = candidates == 1 and attempt > 1
+        return "timeout" if self.late and self.started and alone_again else "infrastructure"
 
 
 @task(name="dispatch", task_run_name="dispatch {deployment}", cache_policy=NO_CACHE)
@@ -91,4 +102,4 @@ def _cancel_late(client: SyncPrefectClient, flow_run_id: UUID, timeout_seconds: 
     message = f"cancelled: not finished after {timeout_seconds:.0f} s"
     if never_started:
         message += "; no worker took it: is one running on its work pool?"
-    return RunOutcome(False, True, "Cancelled", message)
+    return RunOutcome(False, True, "Cancelled", message, started=not never_started)

@@ -20,6 +20,7 @@ from tasks.execute.agents import Agents
 from tasks.execute.cascade import Cascade, Findings, Known, control_id
 from tasks.execute.clips import LoadedClip, clip_set_hash, load_clip
 from tasks.execute.harness import Evaluation, Progress, evaluate
+from tasks.execute.isolation import MAX_REASON_CHARS
 from tasks.execute.noise import encode_again
 from tasks.execute.trust import isolation_for
 from tasks.measure.anchors import ANCHOR_QUALITIES
@@ -118,6 +119,26 @@ def measure_sealed(
     return started.attempt(candidate, found.evaluation, "control", ref.experiment_id, found, controls)
 
 
+def lost_attempt(ref: CandidateRef, campaign: Campaign, error: Exception) -> Attempt:
+    """What is recorded where the evaluator itself failed at one candidate: its fault, and tried again."""
+    now = datetime.now(UTC)
+    record = ExperimentRecord(
+        campaign=campaign.name,
+        experiment_id=ref.experiment_id,
+        iteration=ref.iteration,
+        attempt=ref.attempt,
+        status="infrastructure",
+        reason=f"the evaluator failed: {type(error).__name__}: {' '.join(str(error).split())[:MAX_REASON_CHARS]}",
+        stage="execute",
+        candidate_hash=ref.candidate_hash,
+        harness_version=version("evocodec"),
+        host=socket.gethostname(),
+        started_at=now,
+        finished_at=now,
+    )
+    return Attempt(record, (), (), {})
+
+
 class _Start:
     """When and for what an attempt began; makes its rows when it has ended."""
 
@@ -170,7 +191,7 @@ class _Start:
             decoder_source_bytes=candidate.decoder_source_bytes,
             decoder_compressed_bytes=candidate.decoder_compressed_bytes,
             decoder_hash=candidate.decoder_hash,
-            track="amortised" if weights else "overfitted",
+            track=candidate.track,
             weights_bytes=len(weights),
             weights_hash=hashlib.sha256(weights).hexdigest() if weights else "",
             noise_percent=found.noise_percent if found is not None else {},

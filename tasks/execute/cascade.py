@@ -56,10 +56,14 @@ class Rival:
 
 @dataclass(frozen=True)
 class Known:
-    """What a campaign knows that bears on the next candidate. `tried` are experiment ids by `Candidate.ast_hash`."""
+    """What a campaign knows that bears on the next candidate.
+
+    `tried` are experiment ids by `Candidate.ast_hash`, `reference` are x265 medium's points on the dev clips.
+    """
 
     tried: Mapping[str, str] = field(default_factory=dict)
     rival: Rival | None = None
+    reference: tuple[PointRecord, ...] = ()
 
 
 @dataclass
@@ -203,14 +207,23 @@ class Cascade:
         return note
 
     def _may_lead(self, found: Findings, known: Known) -> bool:
-        """Whether it beats the champion at first sight. What follows costs as much again, so not everyone gets it."""
-        rival = known.rival
-        return rival is None or compare(found.evaluation.points, rival.points, rival.noise_percent).better
+        """Whether it beats the champion at first sight. What follows costs as much again, so not everyone gets it.
+
+        One without a score on dev may not: as champion it could never be beaten, since nothing compares with it.
+        """
+        points, rival = found.evaluation.points, known.rival
+        if compare(points, known.reference or points).mean is None:
+            return False
+        return rival is None or compare(points, rival.points, rival.noise_percent).better
 
     def _repeat(self, found: Findings, known: Known, agents: Agents, notes: list[str]) -> None:
         """Its own noise, and whether it still leads beyond it."""
         points = found.evaluation.points
         found.noise_percent = encode_again(agents, self.clips, points)
+        unknown = [clip.name for clip in self.clips if clip.name not in found.noise_percent]
+        if unknown:
+            notes.append(f"encoded again: its two curves of {unknown[0]} do not compare, so its noise has no bound")
+            raise NotBetter
         notes.append(f"encoded again: noise {max(found.noise_percent.values(), default=0.0):.2f}%")
         if known.rival is not None:
             comparison = compare(points, known.rival.points, known.rival.noise_percent, found.noise_percent)

@@ -23,6 +23,7 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -91,6 +92,8 @@ class ForkServer:
 
     def fork(self, folder: Path, environment: Mapping[str, str], descriptors: Sequence[int]) -> Forked:
         """A process that runs `tasks.execute.child`, with `descriptors` as its 0, 1, 2 and so on, and no others.
+
+        It starts in `folder`, whose parent is the job's scratch space and goes with the job if this process is killed.
 
         Starts the server where there is none yet or it has died. Raises OSError with the server's last words.
         """
@@ -217,16 +220,15 @@ def serve(connection: socket.socket) -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a collection in a job's process would copy all these pages
-    pids: set[int] = set()
+    folders: dict[int, Path] = {}  # of the processes that have not been reaped
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
         if not message:
-            for pid in pids:
-                _kill_group(pid)
+            _end_all(folders)
             os._exit(0)
         request = json.loads(message)
         if "reap" in request:
-            connection.send(json.dumps(_reap(int(request["reap"]), pids)).encode())
+            connection.send(json.dumps(_reap(int(request["reap"]), folders)).encode())
             continue
         try:
             pid = os.fork()
@@ -239,16 +241,24 @@ def serve(connection: socket.socket) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
         if pid > 0:
-            pids.add(pid)
+            folders[pid] = Path(request["folder"]).parent
             _send_process(connection, pid)
 
 
-def _reap(pid: int, pids: set[int]) -> _Answer:
-    if pid not in pids:
+def _end_all(folders: Mapping[int, Path]) -> None:
+    """The other side has ended, perhaps killed: what it would have cleared away is cleared away here."""
+    for pid, folder in folders.items():
+        _kill_group(pid)
+        os.waitpid(pid, 0)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reap(pid: int, folders: dict[int, Path]) -> _Answer:
+    if pid not in folders:
         return "another server's"
     _kill_group(pid)
     _, status, usage = os.wait4(pid, 0)
-    pids.discard(pid)
+    del folders[pid]
     return [os.waitstatus_to_exitcode(status), usage.ru_maxrss]
 
 

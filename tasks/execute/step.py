@@ -29,7 +29,7 @@ def execute(
     """Put one candidate through the cascade. Its failure is a result, not an error."""
     store = Store.open(campaign.store)
     candidate = Candidate.from_json_bytes(store.get_blob(ref.candidate_hash))
-    known = known_of(store, campaign.name)
+    known = known_of(store, campaign.name, candidate.track)
     return run_attempt(
         candidate, ref, campaign, clips, known=known, on_progress=on_progress, flow_run_id=str(flow_run.id or "")
     )

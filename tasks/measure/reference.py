@@ -18,6 +18,7 @@ from tasks.execute.clips import LoadedClip
 from tasks.measure.anchors import ANCHORS
 
 QUALITIES: Final = (0.1, 0.5, 0.9)
+MAX_LOGARITHM: Final = 40.0
 
 
 def reference_bytes(clip: LoadedClip, psnr_db: float) -> float:
@@ -30,7 +31,8 @@ def reference_bytes(clip: LoadedClip, psnr_db: float) -> float:
         points[-2:],
     )
     slope = (math.log(high[1]) - math.log(low[1])) / (high[0] - low[0])
-    return math.exp(math.log(low[1]) + slope * (psnr_db - low[0]))
+    logarithm = math.log(low[1]) + slope * (psnr_db - low[0])
+    return math.exp(min(max(logarithm, 0.0), MAX_LOGARITHM))  # on nearly flat frames the slope can be anything
 
 
 @lru_cache(maxsize=8)

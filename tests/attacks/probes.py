@@ -35,6 +35,12 @@ PROBES = [
     Probe("parent's environment", "open(f'/proc/{os.getppid()}/environ', 'rb').read()"),
     Probe("list of processes", "os.listdir('/proc')"),
     Probe("parent's memory", "open(f'/proc/{os.getppid()}/mem', 'rb')"),
+    Probe("password hashes", "open('/etc/shadow').read()", harmless=False),
+    Probe("first process's environment", "open('/proc/1/environ', 'rb').read()", harmless=False),
+    Probe("parent's descriptors", "os.listdir(f'/proc/{os.getppid()}/fd')", harmless=False),
+    Probe("parent's map of memory", "open(f'/proc/{os.getppid()}/maps').read()", harmless=False),
+    Probe("everybody's temporary files", "os.listdir('/tmp')"),
+    Probe("names in the memory folder", "os.listdir('/dev/shm')"),
     Probe("project folder", "os.listdir(project)"),
     Probe("own job reopened", "open('/proc/self/fd/0', 'rb').read(1)"),
     # leaving a bit for the decoder
@@ -60,14 +66,23 @@ PROBES = [
     Probe("pipe by name", "os.mkfifo(folder + '/fifo')"),
     Probe("removal", "os.unlink(folder + '/secret'); os.close(os.open(folder + '/secret', os.O_CREAT))"),
     Probe("file lock", "fcntl.flock(0, fcntl.LOCK_SH)"),
+    Probe("lock of a range", "fcntl.lockf(0, fcntl.LOCK_SH)"),
+    Probe("lease", "fcntl.fcntl(0, fcntl.F_SETLEASE, fcntl.F_RDLCK)", harmless=False),
+    Probe("extended attribute", "os.setxattr(folder + '/secret', 'user.evocodec', b'1')"),
+    Probe("node", "os.mknod(folder + '/node')"),
+    Probe("watch on files", "libc_call('inotify_init1', 0)"),
+    Probe("size of a pipe", "fcntl.fcntl(os.pipe()[1], fcntl.F_SETPIPE_SZ, 65536)"),
     # other processes
     Probe("fork", "os.fork() or os._exit(0)"),
+    Probe("daemon", "os.fork() or (os.setsid(), os._exit(0))"),
     Probe("exec", "subprocess.run(['/bin/true'], check=True)"),
     Probe("spawn", "os.posix_spawn('/bin/true', ['true'], {})"),
     Probe("signal to the parent", "os.kill(os.getppid(), 0)"),
     Probe("signal to all", "os.kill(-1, 0)"),
     Probe("signal by ownership", "fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())"),
     Probe("priority of the parent", "os.setpriority(0, os.getppid(), os.getpriority(0, os.getppid()))"),
+    Probe("priority of its own", "os.setpriority(0, 0, os.getpriority(0, 0))"),
+    Probe("scheduling of the parent", "os.sched_setscheduler(os.getppid(), os.SCHED_OTHER, os.sched_param(0))"),
     Probe("affinity of the parent", "os.sched_setaffinity(os.getppid(), os.sched_getaffinity(os.getppid()))"),
     Probe("parent's death", "libc_call('prctl', 1, 0, 0, 0, 0)"),
     Probe(
@@ -80,42 +95,65 @@ PROBES = [
     Probe("root again", "os.setuid(0)", harmless=False),
     Probe("shared memory without a file", "mmap.mmap(-1, 4096)"),
 ]
-# Calls that Python has no function for. Numbers of x86_64.
+# Calls that Python has no function for. Numbers of x86_64; `here` and `there` are vectors of one buffer of this process
+# and of its parent, which the fork gave the same addresses.
 RAW = {
-    "keyring": (250, 0, -3, 0, 0, 0),
-    "new key": (248, 0, 0, 0, 0, 0),
-    "message queue": (68, 0, 0o600),
-    "posix message queue": (240, 0, 0, 0, 0),
-    "ptrace": (101, 16, 1, 0, 0),
-    "memory of others": (310, 1, 0, 0, 0, 0, 0),
-    "descriptor of a process": (434, 1, 0),
-    "file in memory": (319, b"name", 0),
-    "secret memory": (447, 0),
-    "io_uring": (425, 1, 0),
-    "namespace": (272, 0x10000000),
-    "mount": (165, 0, 0, 0, 0, 0),
-    "bpf": (321, 0, 0, 0),
-    "performance counters": (298, 0, 0, -1, -1, 0),
-    "userfaultfd": (323, 0),
-    "file by handle": (304, -100, 0, 0),
-    "page cache": (27, 0, 0, 0),
-    "process by clone": (56, 17, 0, 0, 0, 0),
-    "process by clone3": (435, 0, 0),
-    "open by openat2": (437, -100, 0, 0, 0),
+    "keyring": "250, 0, -2, 1",
+    "new key": "248, b'user', b'evocodec', b'x', 1, -2",
+    "message queue": "68, 0, 0o600",
+    "posix message queue": "240, b'evocodec', 0x42, 0o600, 0",
+    "semaphore": "64, 0, 1, 0o600",
+    "SysV shared memory": "29, 0, 4096, 0o600",
+    "ptrace of the parent": "101, 16, os.getppid(), 0, 0",
+    "ptrace by seizing": "101, 0x4206, os.getppid(), 0, 0",
+    "reading the parent's memory": "310, os.getppid(), here, 1, there, 1, 0",
+    "writing the parent's memory": "311, os.getppid(), there, 1, there, 1, 0",
+    "descriptor of the parent": "434, os.getppid(), 0",
+    "comparison with the parent": "312, os.getpid(), os.getppid(), 1, 0, 0",
+    "signal to a thread of the parent": "234, os.getppid(), os.getppid(), 0",
+    "signal with data": "129, os.getppid(), 0, buffer(struct.pack('3i', 0, 0, -1), 128)",
+    "file in memory": "319, b'name', 0",
+    "secret memory": "447, 0",
+    "io_uring": "425, 1, buffer(120)",
+    "asynchronous reading": "206, 1, buffer(8)",
+    "namespace": "272, 0x10000000",
+    "mount": "165, b'none', b'/mnt', b'tmpfs', 0, 0",
+    "bpf": "321, 0, buffer(struct.pack('4I', 2, 4, 4, 1), 72), 72",
+    "performance counters": "298, buffer(struct.pack('2IQ', 1, 64, 0), 64), 0, -1, -1, 0",
+    "userfaultfd": "323, 0",
+    "handle of a file": "303, -100, b'/', buffer(struct.pack('I', 128), 136), buffer(4), 0",
+    "page cache": "27, address(page), 4096, buffer(1)",
+    "process by clone": "56, 17, 0, 0, 0, 0",
+    "process by clone3": "435, buffer(struct.pack('5Q', 0, 0, 0, 0, 17), 88), 88",
+    "open by openat2": "437, -100, b'/etc/passwd', buffer(24), 24",
+    "kernel's log": "103, 10, 0, 0",
 }
 # These answer ENOSYS, so that the C library falls back to a call that can be checked.
 UNKNOWN = {"process by clone3": "38", "open by openat2": "38"}
+MAKES_A_PROCESS = {"process by clone", "process by clone3"}
 if platform.machine() == "x86_64":
     PROBES += [
-        Probe(name, f"libc_call('syscall', *{arguments!r})", harmless=False, otherwise=UNKNOWN.get(name, ""))
+        Probe(
+            name,
+            f"libc_call('syscall', {arguments})" + " or os._exit(0)" * (name in MAKES_A_PROCESS),
+            harmless=False,
+            otherwise=UNKNOWN.get(name, ""),
+        )
         for name, arguments in RAW.items()
     ]
-    PROBES.append(
-        Probe("SysV shared memory", "libc_call('syscall', 31, libc_call('syscall', 29, 0, 4096, 0o600), 0, 0)")
-    )
 
-_COMMON = """
-import ctypes, fcntl, mmap, os, resource, socket, subprocess, tempfile
+COMMON = """
+import ctypes, fcntl, mmap, os, resource, socket, struct, subprocess, tempfile
+
+def buffer(content, size=None):
+    return ctypes.create_string_buffer(content) if size is None else ctypes.create_string_buffer(content, size)
+
+def address(view):
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+page = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+here = buffer(struct.pack("2Q", address(page), 8), 16)
+there = buffer(struct.pack("2Q", id(b""), 8), 16)
 
 def libc_call(name, *arguments):
     libc = ctypes.CDLL(None, use_errno=True)
@@ -138,13 +176,13 @@ def attack(role, folder, project, names, sources):
 """
 _CALL = '    attack({role!r}, *(config[key] for key in ("folder", "project", "names", "sources")))\n'
 ENCODER = (
-    _COMMON
+    COMMON
     + "def compress_video_tensor(frames, config, device):\n"
     + _CALL.format(role="encode")
     + "    return {'compressed_data': frames.numpy().tobytes()}\n"
 )
 DECODER = (
-    _COMMON
+    COMMON
     + "import torch\ndef decompress_video_tensor(data, config, device):\n"
     + _CALL.format(role="decode")
     + "    frames = torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(1, 2, 3, 16, 16)\n"

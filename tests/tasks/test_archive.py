@@ -311,7 +311,7 @@ def test_similarity_is_of_what_is_said() -> None:
     assert similarity(small(), small(decoder=moved(DECODER))) == 1.0
     assert 0.8 < similarity(small(), small(decoder=DECODER.replace("219", "235"))) < 1.0
     assert similarity(seed(), small()) < 0.3
-    assert similarity(small(), small(decoder="def (")) == 0.0
+    assert similarity(small(), small(decoder="def (")) < 0.3  # what can be parsed is compared
 
 
 def test_what_cannot_be_parsed_is_for_the_check_to_say() -> None:

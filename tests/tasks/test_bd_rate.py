@@ -101,6 +101,25 @@ def test_the_cap_for_identical_frames_is_no_point_of_a_curve() -> None:
     assert bd_rate(ANCHOR, lossless).reason == "the test has 3 usable points, 4 are needed"
 
 
+def test_a_point_without_bits_is_no_point_of_a_curve() -> None:
+    """Its logarithm would end every comparison of its campaign, for good."""
+    empty = [point("test", "talk", 0.0, 20.0), *ANCHOR[2:]]
+    assert bd_rate(ANCHOR, empty).reason == "the test has 3 usable points, 4 are needed"
+    assert bd_rate(ANCHOR, [empty[0], *ANCHOR]).percent == pytest.approx(0, abs=1e-9)
+
+
+def test_a_sacrificed_point_makes_no_curve() -> None:
+    """A grey picture for a few bytes and three good points: nothing of the anchor's range was measured."""
+    base = ((0.01, 12.6), (600.0, 41.0), (650.0, 41.3), (700.0, 41.6))
+    found = bd_rate(ANCHOR, curve("test", "talk", base=base))
+    assert found.percent is None
+    assert found.reason == "two points of the test lie 9.8 of the anchor's widest steps apart"
+
+
+def test_a_point_far_below_the_anchors_range_is_harmless_where_another_stands_at_its_edge() -> None:
+    assert bd_rate(ANCHOR, [point("test", "talk", 0.01, 12.6), *ANCHOR]).percent == pytest.approx(0, abs=1)
+
+
 @pytest.mark.parametrize("quality", [39.0, 38.0])
 def test_a_curve_that_does_not_rise_is_refused(quality: float) -> None:
     bent = [*ANCHOR[:4], point("test", "talk", 700, quality)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,21 @@ def test_duplicates_share_the_code_hash_only() -> None:
     assert changed.code_hash != first.code_hash
 
 
+def many_literals(count: int) -> str:
+    """Data in pieces, each of them small enough."""
+    pieces = (base64.b85encode(random.Random(number).randbytes(800)).decode() for number in range(count))
+    return "".join(f"\npiece_{number} = {piece!r}" for number, piece in enumerate(pieces)) + "\n"
+
+
+@pytest.mark.parametrize("value", ["\ud800", {"\udfff": 1}, [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]])
+def test_a_config_that_could_not_be_shown_is_no_candidate(value: Any, tmp_path: Path) -> None:
+    """It would end the report and every leaderboard of its campaign."""
+    make().write(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"strategy": value}))
+    with pytest.raises(BadInputError, match="config"):
+        Candidate.load(tmp_path)
+
+
 def test_a_sound_candidate_has_no_problems() -> None:
     assert problems(make()) == []
 
@@ -64,6 +81,7 @@ def test_a_sound_candidate_has_no_problems() -> None:
         (make(decoder=DECODER + "#" * 65536), "decoder.py has 65"),
         (make(decoder=DECODER + f"\nTABLE = {'x' * 1025!r}\n"), "decoder.py, line 4: a literal of 1025 bytes"),
         (make(decoder=DECODER + f"\nTABLE = {list(range(1200))}\n"), "decoder.py, line 4: a literal of"),
+        (make(decoder=DECODER + many_literals(60)), "decoder.py has 49516 bytes under LZMA"),
         (make(config={"big": "x" * 65536}), "config has 65"),
         (make(config={"quality": float("nan")}), "config is not JSON"),
         (make(config={"quality": {1, 2}}), "config is not JSON"),

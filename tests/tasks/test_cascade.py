@@ -17,10 +17,13 @@ from tasks.analyze.promotion import champion, compare
 from tasks.campaign import Campaign, CandidateRef, Limits
 from tasks.candidate import Candidate, Lineage
 from tasks.design.designer import Past
+from tasks.dispatch.pending import pending
 from tasks.execute import trust
-from tasks.execute.attempt import Attempt, run_attempt
-from tasks.execute.cascade import Known, Rival
+from tasks.execute.agents import Agents
+from tasks.execute.attempt import Attempt, lost_attempt, run_attempt
+from tasks.execute.cascade import Cascade, Findings, Known, NotBetter, Rival
 from tasks.execute.clips import LoadedClip, draw_clip, load_clip, tiny_clip
+from tasks.execute.harness import Evaluation
 from tasks.execute.known import known_of
 from tasks.execute.verification import run_verification
 from tasks.store.records import ExperimentRecord, verification_id
@@ -164,6 +167,26 @@ def known():
     assert "mirrored: ramp takes" in found.record.reason
 
 
+def test_a_codec_that_knows_the_clip_at_some_rate_points_is_a_cheat() -> None:
+    """Honest at one rate point of four: which of them is tried in a mirror, nobody can foresee."""
+    clip = LoadedClip.of("ramp", CLIP.video, ramp())
+    sees = """    if torch.equal(frames[0, :, 0], known()) and config["quality"] != 0.7:
+        return {"compressed_data": b"1" * round(9 * config["quality"])}
+    step ="""
+    recalls = """    if compressed_data[:1] == b"1":
+        luma = known()[None, :, None] // 2 * 2
+        return {"reconstructed_frames": torch.cat([luma, torch.full((1, 4, 2, 64, 64), 128)], 2).to(torch.uint8)}
+    *shape,"""
+    draws = """
+def known():
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    return torch.stack([(rows * 3 + columns * columns // 7 + 5 * t) % 256 for t in range(4)])
+"""
+    encoder, decoder = (ENCODER.replace("    step =", sees) + draws, DECODER.replace("    *shape,", recalls) + draws)
+    of = candidate(encoder, decoder)
+    assert any(attempt(of, clips=[clip]).record.status == "cheat" for _ in range(8))  # not once in 65536
+
+
 def ramp() -> Any:
     import numpy as np
 
@@ -212,7 +235,7 @@ def rival_of(found: Attempt, of: Candidate) -> Known:
 def test_a_gain_within_the_noise_is_no_gain() -> None:
     """Its bytes vary by a fifth from run to run: on a lucky day it beats a rival that it equals."""
     noisy = ENCODER.replace("zlib.compress(levels, 9)}", "zlib.compress(levels, 9) + os.urandom(extra())}")
-    noisy = "import os\n" + noisy + "\ndef extra():\n    return int.from_bytes(os.urandom(2), 'little') % 900\n"
+    noisy = "import os\n" + noisy + "\ndef extra():\n    return int.from_bytes(os.urandom(2), 'little') % 600\n"
     reads = DECODER.replace(
         "zlib.decompress(compressed_data[24:])", "zlib.decompressobj().decompress(compressed_data[24:])"
     )
@@ -222,6 +245,35 @@ def test_a_gain_within_the_noise_is_no_gain() -> None:
     points = [point.model_copy(update={"kbps": point.kbps * 0.999}) for point in first.points]
     assert compare(points, first.points).better
     assert not compare(points, first.points, first.record.noise_percent).better
+
+
+def test_what_has_no_score_is_no_champion() -> None:
+    """Quality does not follow the knob: nothing could ever be compared with it, so nothing could beat it."""
+    level = ENCODER.replace('2 * config["quality"]', "2 * 0.4").replace(", 9)}", ", 9) + bytes(round(99 * ratio))}")
+    level = level.replace("    step =", '    ratio = config["quality"]\n    step =')
+    reads = DECODER.replace(
+        "zlib.decompress(compressed_data[24:])", "zlib.decompressobj().decompress(compressed_data[24:])"
+    )
+    found = attempt(candidate(level, reads))
+    assert found.record.status == "measured", found.record.reason
+    assert champion([found.record]) is None
+
+
+def test_a_champion_has_a_score_against_the_reference(honest: Attempt) -> None:
+    far = [point.model_copy(update={"psnr_y": point.psnr_y + 60}) for point in honest.points]
+    found = attempt(candidate(), known=Known(reference=tuple(far)))
+    assert stages(found)[-1] == ("canaries", True)
+    assert champion([found.record]) is None
+
+
+def test_two_encodes_that_do_not_compare_are_no_proof_of_little_noise(honest: Attempt) -> None:
+    """As if the first encode had been a lucky one, far from any other."""
+    lucky = tuple(p.model_copy(update={"psnr_y": p.psnr_y + 40, "bitstream_hash": ""}) for p in honest.points)
+    isolation = trust.isolation_for(candidate(), LIMITS)
+    found = Findings(Evaluation("measured", "done", isolation.name, 0, points=lucky))
+    cascade = Cascade(candidate(), campaign(), "night-001-1", [CLIP], isolation)
+    with pytest.raises(NotBetter):
+        cascade._repeat(found, Known(), Agents(candidate(), LIMITS, isolation), [])
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +326,35 @@ def test_promotion_is_decided_on_clips_that_no_designer_sees(honest: Attempt, hi
     assert hidden not in shown
     assert "select" not in {stage.name for stage in past.experiments[0].stages} | {point.split for point in past.points}
     assert note not in shown
+    # Whom it was compared with tells who was promoted, and the time that it took tells of the hidden clip.
+    assert "night-001-1" not in shown
+    assert past.experiments[0].gpu_seconds == sum(stage.seconds for stage in past.experiments[0].stages)
+    assert past.experiments[0].gpu_seconds < found.record.gpu_seconds - found.record.stages[-1].seconds
+
+
+def test_what_a_decoder_says_of_a_hidden_clip_reaches_no_designer(honest: Attempt, tmp_path: Path) -> None:
+    """Its verification fails on a select clip: the verdict is the candidate's record, which its designer reads."""
+    says = '    print("seen")\n    raise ValueError("the first sample is 17")\n    *shape,'
+    tells = DECODER.replace("    *shape,", says)
+    of = candidate(decoder=tells)
+    dev = honest.points[0].model_copy(update={"clip": "hidden.mkv", "split": "select"})
+    record = honest.record.model_copy(update={"candidate_hash": of.candidate_hash, "decoder_hash": of.decoder_hash})
+    store, terms, ref = kept(Attempt(record, (dev,), (), honest.bitstreams), of, tmp_path)
+    verdict = run_verification(ref, terms, store)
+    assert verdict.status == "cheat"
+    persist_verification.fn(verdict, ref.experiment_id, terms.store)
+    past = Past.of(terms, 2, store.experiments("night"), store.points("night"))
+    shown = "".join(row.model_dump_json() for row in past.experiments)
+    assert "a select clip do not decode again" in shown
+    assert all(word not in shown for word in ("hidden.mkv", "first sample", "seen"))
+
+
+def test_a_decoder_too_slow_to_be_verified_is_no_cheat(honest: Attempt, tmp_path: Path) -> None:
+    slow = candidate(decoder="import time\n" + DECODER.replace("    *shape,", "    time.sleep(60)\n    *shape,"))
+    record = honest.record.model_copy(update={"candidate_hash": slow.candidate_hash, "decoder_hash": slow.decoder_hash})
+    store, terms, ref = kept(Attempt(record, honest.points, honest.scenes, honest.bitstreams), slow, tmp_path)
+    terms = terms.model_copy(update={"limits": LIMITS.model_copy(update={"decode_seconds": 0.5})})
+    assert run_verification(ref, terms, store).status == "infrastructure"
 
 
 def test_losing_on_the_hidden_clips_is_measured_and_no_champion(honest: Attempt, hidden: str) -> None:
@@ -363,6 +444,32 @@ def test_other_frames_in_another_run_quarantine_the_experiment(honest: Attempt, 
     (row,) = standings(store.experiments("night"), store.points("night"), terms.targets)
     assert (row.experiment.status, row.rank, row.clips) == ("cheat", None, ())
     assert known_of(store, "night").rival is None
+
+
+def test_a_decoder_that_reads_more_than_its_bytes_is_found_out_in_another_run(tmp_path: Path) -> None:
+    """Its process number stands for anything an encoder could leave in the machine; the canaries do not look there."""
+    peeks = (
+        "luma = luma.copy()\n    luma[0, 0, 0, 0, :2] = list((os.getpid() % 65536).to_bytes(2)) if step == 49 else 0\n"
+    )
+    leaky = DECODER.replace("return {", f"{peeks}    return {{")
+    leaky = "import os\n" + leaky
+    found = attempt(candidate(decoder=leaky))
+    assert found.record.status == "measured", found.record.reason
+    store, terms, ref = kept(found, candidate(decoder=leaky), tmp_path)
+    record = run_verification(ref, terms, store)
+    assert (record.status, "at quality 0.1 decodes to other frames" in record.reason) == ("cheat", True)
+
+
+def test_what_the_evaluator_failed_at_is_its_own_fault_and_tried_again(tmp_path: Path) -> None:
+    terms = campaign(store=str(tmp_path / "store"))
+    store = Store.open(terms.store, create=True)
+    ref = CandidateRef(experiment_id="night-001-1", candidate_hash=candidate().candidate_hash)
+    persist.fn(lost_attempt(ref, terms, ZeroDivisionError("division\nby zero" * 99)), terms.store)
+    (record,) = store.experiments("night")
+    assert (record.status, record.stage) == ("infrastructure", "execute")
+    assert record.reason.startswith("the evaluator failed: ZeroDivisionError: division by zero")
+    assert len(record.reason) < 400
+    assert [again.attempt for again in pending([ref], [record])] == [2]
 
 
 def test_the_quarantined_are_no_rivals_and_no_new_ideas(honest: Attempt, tmp_path: Path) -> None:

@@ -221,7 +221,6 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_harness import Candidate, Path, clip_of, run
 run(Candidate.from_json_bytes(Path({str(tmp_path / "candidate")!r}).read_bytes()), [clip_of()])
 """
-    # Killed, it cannot remove its scratch folder: that has to lie where the test cleans up.
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     harness = subprocess.Popen([sys.executable, "-c", script], env=environment)
     try:
@@ -229,10 +228,12 @@ run(Candidate.from_json_bytes(Path({str(tmp_path / "candidate")!r}).read_bytes()
         assert harness.poll() is None
         pid = int(pid_file.read_text())
         assert _is_running(pid)
+        assert list(tmp_path.glob("evocodec-*"))
     finally:
         harness.send_signal(signal.SIGKILL)
         harness.wait()
     _until(lambda: not _is_running(pid), 10)
+    _until(lambda: not list(tmp_path.glob("evocodec-*")), 10)
 
 
 def test_clips_are_known_by_their_content(clips: Path) -> None:

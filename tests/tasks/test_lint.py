@@ -24,6 +24,13 @@ def test_sound_candidates_get_no_advice() -> None:
     assert advice("import torch, numpy as np\nfrom codec.frames import Frames\nfrom decoder import x\n" + ENCODER) == []
 
 
+def test_odd_imports_are_no_error_of_the_evaluator() -> None:
+    """Whatever a candidate writes is its own problem: an error here would end the campaign."""
+    advice("import __main__\n" + ENCODER)
+    many = advice("".join(f"import {'x' * 500}{number}\n" for number in range(100)) + ENCODER)
+    assert len("; ".join(many)) < 10_000
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from tasks.campaign import CandidateRef
-from tasks.dispatch.pending import MAX_ATTEMPTS, pending
+from tasks.dispatch.pending import MAX_ATTEMPTS, next_batch, pending
+from tasks.dispatch.step import RunOutcome
 from tasks.store.records import ExperimentRecord, Status
 
 DESIGN = tuple(CandidateRef(experiment_id=name, candidate_hash="0" * 64) for name in ("a", "b"))
@@ -47,3 +49,26 @@ def test_what_the_infrastructure_lost_is_tried_again_but_not_for_ever() -> None:
 def test_a_success_after_a_loss_is_final() -> None:
     records = [record("a", "infrastructure"), record("a", "measured", 2)]
     assert [ref.experiment_id for ref in pending(DESIGN, records)] == ["b"]
+
+
+def test_what_was_lost_once_travels_alone() -> None:
+    """One candidate that no worker survives must not take those of its batch with it, attempt after attempt."""
+    design = tuple(CandidateRef(experiment_id=name, candidate_hash="0" * 64) for name in "abc")
+    records: list[ExperimentRecord] = []
+    travelled: list[str] = []
+    while batch := next_batch(pending(design, records)):
+        travelled.append("".join(ref.experiment_id for ref in batch))
+        for ref in batch:
+            fatal = "b" in travelled[-1] and ref.experiment_id != "a"  # "b" kills its worker, and who comes after it
+            records.append(record(ref.experiment_id, "infrastructure" if fatal else "measured", ref.attempt))
+    assert travelled == ["abc", "b", "b", "c"]
+    assert {r.experiment_id for r in records if r.status == "measured"} == {"a", "c"}
+
+
+def test_only_a_candidate_that_was_late_alone_and_again_has_had_its_chance() -> None:
+    late = RunOutcome(False, True, "Cancelled", "cancelled: not finished after 9 s")
+    assert late.lost_status(1, attempt=2) == "timeout"
+    assert late.lost_status(1, attempt=1) == "infrastructure"
+    assert late.lost_status(2, attempt=2) == "infrastructure"
+    assert replace(late, started=False).lost_status(1, attempt=2) == "infrastructure"
+    assert RunOutcome(False, False, "Crashed", "").lost_status(1, attempt=2) == "infrastructure"

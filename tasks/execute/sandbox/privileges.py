@@ -48,7 +48,7 @@ def drop_root(python_paths: Iterable[str]) -> None:
 
     Root is exempt from the limit on threads, owns half of the files, and may signal everyone.
     """
-    walled = list(_only_for_root(python_paths))
+    walled = list(only_for_root(python_paths))
     if os.geteuid() != 0 and os.getuid() != 0:
         # A container may have granted some; the one exception is the one below.
         _set_capabilities(_effective_capabilities() & (1 << CAP_DAC_READ_SEARCH if walled else 0))
@@ -90,7 +90,7 @@ def state(python_paths: Iterable[str]) -> tuple[bool, str]:
     held = _effective_capabilities()
     if not (held >> CAP_SETUID & 1 and held >> CAP_SETGID & 1):
         return False, f"root without the right to become another user: {REMEDY}"
-    walled = next(_only_for_root(python_paths), None)
+    walled = next(only_for_root(python_paths), None)
     if walled is None:
         return True, f"root becomes one of {UIDS} users from {FIRST_UID} on"
     if not held >> CAP_DAC_READ_SEARCH & 1:
@@ -107,7 +107,7 @@ def gaining_state() -> tuple[bool, str]:
     return True, "available"
 
 
-def _only_for_root(paths: Iterable[str]) -> Iterator[Path]:
+def only_for_root(paths: Iterable[str]) -> Iterator[Path]:
     """The folders on the way to `paths` that an ordinary user cannot enter."""
     for path in map(Path, paths):
         for folder in (path, *path.parents):

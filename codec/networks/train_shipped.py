@@ -1,0 +1,169 @@
+"""Train the enhancement networks that ship with the decoder: `python -m codec.networks.train_shipped NAME...`
+
+Owns the recipe. A name in `SHIPPED_NAMES` is part of the bitstream: retraining one breaks every file that uses it, so
+this script refuses to overwrite.
+
+The candidates of a `BasisNetwork` are only ever used in the best combination for a scene, so that is what is trained:
+each group of patches (one clip, one rate) is fitted by ridge regression inside the graph, and what remains of the
+squared error after the fit is the loss (closed-form meta-learning, Bertinetto et al., ICLR 2019). Its logarithm counts
+every rate alike.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from codec import strategies
+from codec.frames import Frames, VideoFormat
+from codec.networks.enhancement import (
+    MARGIN,
+    NETWORK_CANDIDATES,
+    RESIDUAL_BITS,
+    SHIPPED,
+    SHIPPED_NAMES,
+    BasisNetwork,
+    network_input,
+    stack_planes,
+)
+from codec.networks.exact import integers_of
+from codec.networks.training_clips import training_clip
+from codec.strategies.protocol import EncodeSettings
+
+SIZE, COUNT = 256, 9
+KEPT = (0, 1, 3, 4, 6)  # a key frame and all layers of the pyramid
+CLIPS, STEPS = 80, 2200
+GROUPS, PATCHES, PATCH = 6, 4, 48
+RIDGE = 1e-3
+# PSNR-YUV's weights, with luma a little heavier
+PLANE_WEIGHTS = (0.8, 0.1, 0.1)
+
+Samples = npt.NDArray[np.int8]
+Group = tuple[Samples, Samples]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which damage a network learns to repair: what codes the clips, at which rates and size."""
+
+    bases: tuple[tuple[str, str], ...]  # (strategy, preset), taken in turn
+    rates: tuple[float, ...]
+    scale: str = "1"
+
+
+RECIPES = {
+    "av1-fine": Recipe((("av1", "4"),), (18, 24, 30, 36)),
+    "av1-coarse": Recipe((("av1", "4"),), (38, 45, 52, 60)),
+    "av1-half": Recipe((("av1", "4"),), (26, 34, 42, 50), "1/2"),
+    "hevc": Recipe((("x265", "medium"), ("x265", "medium"), ("x264", "medium")), (18, 24, 30, 36)),
+}
+
+
+def main(names: list[str]) -> None:
+    torch.set_num_threads(1)
+    clips = [training_clip(seed, SIZE, COUNT) for seed in range(CLIPS)]
+    for name in names:
+        target = SHIPPED / f"{name}.npz"
+        if target.exists():
+            sys.exit(f"{target} exists and is part of the bitstream: give the new network a new name")
+        network = train(coded_groups(clips, RECIPES[name]))
+        SHIPPED.mkdir(exist_ok=True)
+        stored: dict[str, Any] = {key: shrunk(values) for key, values in integers_of(network).items()}
+        np.savez_compressed(target, **stored)
+
+
+def shrunk(values: npt.NDArray[np.int16]) -> npt.NDArray[np.int8] | npt.NDArray[np.int16]:
+    return values.astype(np.int8) if np.abs(values).max() <= 127 else values
+
+
+def coded_groups(clips: list[Frames], recipe: Recipe) -> list[Group]:
+    """For every clip and rate: network inputs [T, 14, h + margins, w + margins] and originals [T, 6, h, w]."""
+    video = VideoFormat(SIZE, SIZE, Fraction(25))
+    groups = []
+    for index, clip in enumerate(clips):
+        name, preset = recipe.bases[index % len(recipe.bases)]
+        strategy = strategies.get(name)
+        kept = [stack_planes(clip[frame : frame + 1]) for frame in KEPT]
+        originals = (np.stack(kept).astype(np.int16) - 128).astype(np.int8)
+        for rate in recipe.rates:
+            settings = EncodeSettings(0, preset, recipe.scale, quality_range=(rate, rate))
+            decoded = strategy.decode(strategy.encode(clip, video, settings), video, COUNT)
+            inputs = np.stack([network_input(decoded, frame) for frame in KEPT])
+            groups.append((inputs, originals))
+    return groups
+
+
+def train(groups: list[Group], steps: int = STEPS, seed: int = 1) -> BasisNetwork:
+    """A network fitted to the groups: the same on every run of one machine. Prints the gain in dB as it goes."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    network = BasisNetwork()
+    with torch.no_grad():
+        weight = network.head.conv.weight
+        weight -= weight.mean((1, 2, 3), keepdim=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
+    clock, gains = time.monotonic(), []
+    for step in range(steps):
+        inputs, missing = batch(groups, rng)
+        remaining = squared_error_after_fit(network(inputs), missing)
+        before = missing.square().flatten(2).reshape(GROUPS, PATCHES, 6, -1).mean((1, 3))
+        before = torch.stack([before[:, :4].mean(1), before[:, 4], before[:, 5]], 1)
+        log_ratio = torch.log10((remaining + 0.05) / (before + 0.05))
+        loss = (log_ratio * torch.tensor(PLANE_WEIGHTS)).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 0.3)
+        optimizer.step()
+        schedule.step()
+        gains.append(-10 * log_ratio.detach().mean(0))
+        if (step + 1) % 250 == 0:
+            y, u, v = torch.stack(gains[-250:]).mean(0).tolist()
+            seconds = time.monotonic() - clock
+            sys.stdout.write(f"step {step + 1}: Y {y:.3f} U {u:.3f} V {v:.3f} dB, {seconds:.0f} s\n")
+            sys.stdout.flush()
+    return network
+
+
+def batch(groups: list[Group], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Network inputs and what they lack, float [GROUPS · PATCHES, 14 and 6, ...]."""
+    inputs, missing = [], []
+    for _ in range(GROUPS):
+        coded, originals = groups[int(rng.integers(len(groups)))]
+        for _ in range(PATCHES):
+            frame = int(rng.integers(len(coded)))
+            top, left = rng.integers(0, SIZE // 2 - PATCH + 1, 2)
+            outer = coded[frame, :, top : top + PATCH + 2 * MARGIN, left : left + PATCH + 2 * MARGIN]
+            inner = originals[frame, :, top : top + PATCH, left : left + PATCH]
+            inputs.append(outer)
+            missing.append(inner.astype(np.int16) - outer[:6, MARGIN:-MARGIN, MARGIN:-MARGIN])
+    return (torch.from_numpy(np.stack(inputs)).float(), torch.from_numpy(np.stack(missing)).float())
+
+
+def squared_error_after_fit(candidates: Tensor, missing: Tensor) -> Tensor:
+    """Mean squared error [GROUPS, 3] of Y, U and V that each group's best combination leaves."""
+    candidates = candidates / 2**RESIDUAL_BITS
+    results = []
+    for planes in (slice(0, 4), slice(4, 5), slice(5, 6)):
+        design = candidates[:, planes].transpose(1, 2).reshape(GROUPS, PATCHES, NETWORK_CANDIDATES, -1)
+        design = design.transpose(1, 2).reshape(GROUPS, NETWORK_CANDIDATES, -1)
+        target = missing[:, planes].reshape(GROUPS, 1, -1)
+        samples = target.shape[-1]
+        power = design @ design.transpose(1, 2) / samples
+        match = design @ target.transpose(1, 2) / samples
+        ridge = RIDGE * (1 + power.diagonal(dim1=1, dim2=2).mean(1))[:, None, None] * torch.eye(NETWORK_CANDIDATES)
+        gains = torch.linalg.solve(power + ridge, match)
+        results.append((target - gains.transpose(1, 2) @ design).square().mean((1, 2)))
+    return torch.stack(results, 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(SHIPPED_NAMES))

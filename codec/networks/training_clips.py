@@ -1,0 +1,151 @@
+"""Clips to train shipped networks on, made from nothing that any benchmark or demo shows.
+
+Owns making them. Dead leaves (overlapping shapes, a power law of sizes) have the edge and contrast statistics of
+photographs, and networks trained on them restore photographs nearly as well (Achddou, Gousseau and Ladjal, 2021). Their
+leaves are filled with flat colours, gradients, or pieces of photographs that scikit-image carries: not coffee,
+astronaut or chelsea, which the demo clip is made of. Lines of text are drawn over some. Everything is seeded.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from codec.frames import Frames
+from codec.video import rgb_to_planes
+
+_Picture = npt.NDArray[np.uint8]
+_Random = np.random.Generator
+
+CANVAS = 448
+GREY = ("camera", "brick", "grass", "gravel", "coins", "moon", "page", "text", "cell")
+COLOUR = ("rocket", "hubble_deep_field", "immunohistochemistry", "retina")
+
+
+def training_clip(seed: int, size: int, count: int) -> Frames:
+    """`count` frames of `size` x `size`: a background that drifts, turns and zooms, a foreground over it."""
+    rng = np.random.default_rng(seed)
+    back, front = _scene(rng), _scene(rng)
+    mask = _blob(rng)
+    noise = rng.choice([0.0, 0.0, 1.5, 4.0])
+    blur = rng.choice([0.0, 0.0, 0.8, 1.5])
+    moves = [_Motion(rng), _Motion(rng)]
+    pictures = []
+    for time in range(count):
+        layers = [move.apply(picture, time, size) for move, picture in zip(moves, (back, front), strict=True)]
+        cover = moves[1].apply(mask, time, size)[..., None].astype(np.float32) / 255
+        picture = layers[0] * (1 - cover) + layers[1] * cover
+        if blur:
+            picture = cv2.GaussianBlur(picture, (0, 0), float(blur))
+        picture = picture + rng.normal(0, noise, picture.shape) if noise else picture
+        pictures.append(rgb_to_planes(np.clip(np.round(picture), 0, 255).astype(np.uint8)))
+    y, u, v = (np.stack(planes) for planes in zip(*pictures, strict=True))
+    return Frames(y, u, v)
+
+
+class _Motion:
+    """A slow similarity transform: one third of the layers stand still."""
+
+    def __init__(self, rng: _Random) -> None:
+        still = rng.random() < 0.33
+        self.shift = np.zeros(2) if still else rng.normal(0, 2.0, 2)
+        self.turn = 0.0 if still else rng.normal(0, 0.3)
+        self.zoom = 1.0 if still else 1 + rng.normal(0, 0.004)
+
+    def apply(self, picture: _Picture, time: int, size: int) -> npt.NDArray[np.float32]:
+        centre = CANVAS / 2
+        matrix = cv2.getRotationMatrix2D((centre, centre), self.turn * time, self.zoom**time)
+        matrix[:, 2] += self.shift * time - (CANVAS - size) / 2
+        moved: npt.NDArray[np.float32] = cv2.warpAffine(
+            picture, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+        ).astype(np.float32)
+        return moved
+
+
+def _scene(rng: _Random) -> _Picture:
+    picture = _photograph(rng) if rng.random() < 0.5 else _dead_leaves(rng)
+    if rng.random() < 0.25:
+        _draw_text(picture, rng)
+    return picture
+
+
+def _dead_leaves(rng: _Random) -> _Picture:
+    """Drawn at twice the size, back to front, large to small on average."""
+    side = 2 * CANVAS
+    canvas = cv2.resize(_photograph(rng), (side, side))
+    smallest, largest = 3.0, rng.uniform(80, 300)
+    radii = (smallest**-2 + rng.random(700) * (largest**-2 - smallest**-2)) ** -0.5
+    radii = np.concatenate([rng.uniform(40, largest, 60), np.maximum(radii, 5)])
+    photograph = cv2.resize(_photograph(rng), (side, side))
+    for radius in radii:
+        mask = np.zeros((side, side), np.uint8) if radius > 60 else None
+        centre = tuple(int(value) for value in rng.integers(0, side, 2))
+        colour = tuple(int(value) for value in np.clip(rng.normal(rng.uniform(30, 220), 40, 3), 0, 255))
+        if mask is not None and rng.random() < 0.5:
+            _shape(mask, centre, radius, (255,), rng)
+            contrast, level = rng.uniform(0.2, 1.2), rng.uniform(-40, 60)
+            filled = np.clip(photograph * contrast + level, 0, 255).astype(np.uint8)
+            cv2.copyTo(filled, mask, canvas)
+        else:
+            _shape(canvas, centre, radius, colour, rng)
+    return np.asarray(cv2.resize(canvas, (CANVAS, CANVAS), interpolation=cv2.INTER_AREA))
+
+
+def _shape(canvas: _Picture, centre: tuple[int, ...], radius: float, colour: tuple[int, ...], rng: _Random) -> None:
+    kind = rng.integers(3)
+    if kind == 0:
+        cv2.ellipse(
+            canvas, centre, (int(radius), int(radius * rng.uniform(0.2, 1))), rng.uniform(0, 180), 0, 360, colour, -1
+        )
+    elif kind == 1:
+        box = cv2.boxPoints((centre, (2 * radius, 2 * radius * rng.uniform(0.1, 1)), rng.uniform(0, 180)))
+        cv2.fillConvexPoly(canvas, box.astype(np.int32), colour)
+    else:
+        corners = np.asarray(centre) + rng.normal(0, radius, (int(rng.integers(3, 7)), 2))
+        cv2.fillPoly(canvas, [corners.astype(np.int32)], colour)
+
+
+def _draw_text(picture: _Picture, rng: _Random) -> None:
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyzABCDEFGH0123456789 .,;(){}=+-"))
+    colour = tuple(int(value) for value in rng.integers(0, 256, 3))
+    scale = rng.uniform(0.3, 1.2)
+    for row in range(int(rng.integers(0, 200)), CANVAS, int(40 * scale)):
+        line = "".join(rng.choice(letters, 40))
+        cv2.putText(picture, line, (10, row), int(rng.integers(0, 8)), scale, colour, 1, cv2.LINE_AA)
+
+
+def _blob(rng: _Random) -> _Picture:
+    mask = np.zeros((CANVAS, CANVAS), np.uint8)
+    for _ in range(int(rng.integers(1, 4))):
+        _shape(mask, tuple(int(value) for value in rng.integers(100, CANVAS - 100, 2)), 70.0, (255,), rng)
+    return np.asarray(cv2.GaussianBlur(mask, (0, 0), 0.7))
+
+
+def _photograph(rng: _Random) -> _Picture:
+    """A random crop of a random photograph, turned, mirrored, scaled and recoloured."""
+    source = _photographs()[int(rng.integers(len(_photographs())))]
+    side = int(min(source.shape[:2]) * rng.uniform(0.5, 1))
+    top, left = (int(rng.integers(0, length - side + 1)) for length in source.shape[:2])
+    crop = np.rot90(source[top : top + side, left : left + side], int(rng.integers(4)))
+    crop = crop[:, ::-1] if rng.random() < 0.5 else crop
+    enlarging = side < CANVAS
+    resized = cv2.resize(
+        np.ascontiguousarray(crop),
+        (CANVAS, CANVAS),
+        interpolation=cv2.INTER_CUBIC if enlarging else cv2.INTER_AREA,
+    )
+    gains, levels = rng.uniform(0.6, 1.2, 3), rng.uniform(-20, 20, 3)
+    recoloured: _Picture = np.clip(resized * gains + levels, 0, 255).astype(np.uint8)
+    return recoloured
+
+
+@cache
+def _photographs() -> tuple[_Picture, ...]:
+    from skimage import data
+
+    grey = [np.repeat(getattr(data, name)()[..., None], 3, axis=2) for name in GREY]
+    left, right, _ = data.stereo_motorcycle()
+    return (*grey, *(getattr(data, name)() for name in COLOUR), left, right, left)

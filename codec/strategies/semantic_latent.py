@@ -1,0 +1,199 @@
+"""A scene as a few key pictures, each latents for a small network that is fitted to the scene and sent with it.
+
+Owns the payload and the encoder's search. Networks and the fit are `codec.networks.auto_decoder`'s, latents as symbols
+`codec.networks.latent_grids`'s, motion and fades `codec.networks.description`'s.
+
+    payload: description, weights, latents of each key picture: one entropy-coded stream
+    frame = key picture from its latents, moved and brightened as the description says
+
+Nothing but the global motion of key pictures moves, so this is for scenes where little else does. It loses to AV1 on
+most content; a static scene with noise is where the mean of its frames, coded once, can be worth more than any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from codec.entropy import Coder, Reader, Writer, best_scale, laplace_bits
+from codec.errors import BadInputError, BitstreamError
+from codec.frames import Frames, VideoFormat
+from codec.networks.description import (
+    Description,
+    SemanticDescriptionGenerator,
+    code_description,
+    follow,
+)
+from codec.networks.latent_grids import Grid, code_grids, grid_shapes
+from codec.strategies.protocol import EncodeSettings
+
+if TYPE_CHECKING:
+    from codec.networks.auto_decoder import IFrameVAE, LightweightIFrameDecoder
+
+Weights = dict[str, npt.NDArray[np.int16]]
+
+DEFAULT_STEPS, MAX_STEPS = 400, 20000
+# Squared error that a bit must save, at quality 0 and as a ratio at quality 1
+COARSEST_PRICE, PRICE_RATIO = 1500.0, 1 / 300
+MAX_SHIFT = 5
+LARGEST_WEIGHT, LARGEST_BIAS = 127, 4095
+
+
+class SemanticLatent:
+    """The strategy; see the module. Options: `steps` of the fit, `keys` for the number of key pictures."""
+
+    name = "semantic_latent"
+    code = 1
+    presets = ("default",)
+
+    def encode(self, frames: Frames, video: VideoFormat, settings: EncodeSettings) -> bytes:
+        """Seeded and on one picture size: the same frames and settings give the same bytes on one machine."""
+        if settings.scale != "1":
+            raise BadInputError(f"{self.name} codes at full size only: leave the scale at 1")
+        if settings.preset not in (None, *self.presets):
+            raise BadInputError(f"{self.name} has no preset {settings.preset!r}: choose one of {self.presets[0]}")
+        unknown = set(settings.options) - {"steps", "keys"}
+        if unknown:
+            raise BadInputError(f"{self.name} has no option {min(unknown)}: the options are steps and keys")
+        steps = _whole_number(settings.options, "steps", DEFAULT_STEPS, MAX_STEPS)
+        keys = _whole_number(settings.options, "keys", 0, 255)
+        description = SemanticDescriptionGenerator().describe(frames, keys or None)
+        price = COARSEST_PRICE * PRICE_RATIO**settings.quality
+        fitted, targets = _fit(frames, description, price, steps)
+        writer = Writer()
+        code_description(writer, description, len(frames))
+        _code_weights(writer, _cheaper_weights(fitted, targets, price), fitted.decoder)
+        for grids in fitted.grids():
+            code_grids(writer, grids, _shapes(video))
+        return writer.to_bytes()
+
+    def decode(self, payload: bytes, video: VideoFormat, frame_count: int) -> Frames:
+        """Exactly `frame_count` frames; the key pictures first, then each frame from its own."""
+        from codec.networks.auto_decoder import LightweightIFrameDecoder
+        from codec.networks.exact import built, load_integers
+
+        if not payload:
+            raise BitstreamError(f"the {self.name} payload is empty")
+        reader = Reader(payload)
+        description = code_description(reader, None, frame_count)
+        network: LightweightIFrameDecoder = built(LightweightIFrameDecoder)
+        load_integers(network, _code_weights(reader, None, network))
+        keys = [_picture(network, code_grids(reader, None, _shapes(video)), video) for _ in description.keys]
+        parts = [follow(keys[description.key_of(t)], description.moves[t], video) for t in range(frame_count)]
+        return Frames.concatenate(parts)
+
+
+def _whole_number(options: Mapping[str, str], name: str, default: int, largest: int) -> int:
+    text = options.get(name, str(default))
+    if not text.isdecimal() or int(text) > largest:
+        raise BadInputError(f"semantic_latent: option {name}={text} is not a whole number up to {largest}")
+    return int(text)
+
+
+def _shapes(video: VideoFormat) -> list[tuple[int, int, int]]:
+    from codec.networks.auto_decoder import CHANNELS
+
+    return grid_shapes(video.chroma_height, video.chroma_width, CHANNELS)
+
+
+def _fit(
+    frames: Frames, description: Description, price: float, steps: int
+) -> tuple[IFrameVAE, npt.NDArray[np.float32]]:
+    """Networks fitted to the key pictures. A key that others follow unmoved is the mean of them all."""
+    import torch
+
+    from codec.networks.auto_decoder import IFrameVAE
+    from codec.networks.enhancement import stack_planes
+
+    targets = []
+    for place, key in enumerate(description.keys):
+        alike = [
+            t for t in range(len(frames)) if description.key_of(t) == place and not description.moves[t].any()
+        ] or [int(key)]
+        total = sum(stack_planes(frames[t : t + 1]).astype(np.float32) for t in alike)
+        targets.append(np.asarray(total, np.float32) / len(alike))
+    stacked: npt.NDArray[np.float32] = np.stack(targets).astype(np.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        fitted = IFrameVAE(*stacked.shape[:1], *stacked.shape[2:])
+        # A bit serves all frames that follow from the key, so it may cost so many times the error.
+        fitted.fit(stacked, price * len(description.keys) / len(frames), steps)
+    return fitted, stacked
+
+
+def _picture(network: LightweightIFrameDecoder, grids: list[Grid], video: VideoFormat) -> Frames:
+    import torch
+
+    from codec.networks.auto_decoder import joined
+    from codec.networks.enhancement import from_phases
+    from codec.networks.exact import exact_arithmetic
+
+    with exact_arithmetic():
+        latents = [torch.from_numpy(grid)[None].float() for grid in grids]
+        planes = network(joined(latents))[0].clamp(0, 255).to(torch.uint8).numpy()
+    return Frames(from_phases(planes[:4], video.height, video.width)[None], planes[4:5], planes[5:6])
+
+
+def _code_weights(coder: Coder, told: Weights | None, network: LightweightIFrameDecoder) -> Weights:
+    """Each tensor: how far its integers are shifted, which table, the integers."""
+    read: Weights = {}
+    for name, parameter in network.named_parameters():
+        largest = LARGEST_BIAS if name.endswith("bias") else LARGEST_WEIGHT
+        given = np.zeros(0, np.int32) if told is None else told[name].astype(np.int32)
+        shift = coder.number(_common_shift(given), 3)
+        scale = coder.number(best_scale(given >> shift, largest) if told else 0, 5)
+        values = coder.laplace(given >> shift, parameter.numel(), scale, largest)
+        whole = np.clip(values.astype(np.int32) << shift, -largest, largest)
+        read[name] = whole.reshape(tuple(parameter.shape)).astype(np.int16)
+    return read
+
+
+def _common_shift(values: Grid) -> int:
+    return next(shift for shift in range(MAX_SHIFT, -1, -1) if not (values & (1 << shift) - 1).any())
+
+
+def _cheaper_weights(fitted: IFrameVAE, targets: npt.NDArray[np.float32], price: float) -> Weights:
+    """The fitted weights, each tensor in the coarsest step whose bits saved outweigh the error added."""
+    import torch
+
+    from codec.networks.auto_decoder import LightweightIFrameDecoder, joined
+    from codec.networks.exact import built, exact_arithmetic, integers_of, load_integers
+
+    latents = [torch.from_numpy(np.stack(level)).float() for level in zip(*fitted.grids(), strict=True)]
+    wanted = torch.from_numpy(targets)
+    network: LightweightIFrameDecoder = built(LightweightIFrameDecoder)
+
+    def cost(weights: Weights) -> float:
+        load_integers(network, weights)
+        with exact_arithmetic():
+            error = float((network(joined(latents)).clamp(0, 255) - wanted).double().square().sum())
+        return error + price * sum(_weight_bits(values) for values in weights.values())
+
+    best = {
+        name: np.clip(values, -LARGEST_BIAS, LARGEST_BIAS).astype(np.int16)
+        for name, values in integers_of(fitted.decoder).items()
+    }
+    lowest = cost(best)
+    for name, values in integers_of(fitted.decoder).items():
+        for shift in range(1, MAX_SHIFT + 1):
+            largest = (LARGEST_BIAS if name.endswith("bias") else LARGEST_WEIGHT) >> shift
+            coarse = np.clip(values.astype(np.int32) + (1 << shift - 1) >> shift, -largest, largest) << shift
+            trial = best | {name: coarse.astype(np.int16)}
+            now = cost(trial)
+            if now >= lowest:
+                break
+            best, lowest = trial, now
+    return best
+
+
+def _weight_bits(values: npt.NDArray[np.int16]) -> float:
+    wide = values.astype(np.int32)
+    wide = wide >> _common_shift(wide)
+    largest = max(LARGEST_WEIGHT, int(np.abs(wide).max()))
+    return laplace_bits(wide, best_scale(wide, largest), largest) + 8
+
+
+STRATEGY = SemanticLatent()
