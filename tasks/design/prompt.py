@@ -24,6 +24,7 @@ from tasks.analyze.promotion import Comparison, compare
 from tasks.candidate import (
     FUNCTIONS,
     MAX_CONFIG_BYTES,
+    MAX_DECODER_COMPRESSED_BYTES,
     MAX_DECODER_LITERAL_BYTES,
     MAX_DECODER_SOURCE_BYTES,
     Candidate,
@@ -122,6 +123,7 @@ def build_prompt(
             tool=TOOL,
             decoder_bytes=MAX_DECODER_SOURCE_BYTES,
             literal_bytes=MAX_DECODER_LITERAL_BYTES,
+            compressed_bytes=MAX_DECODER_COMPRESSED_BYTES,
             config_bytes=MAX_CONFIG_BYTES,
             anchors=ANCHOR_NAMES,
         ),
