@@ -46,6 +46,18 @@ def test_a_quiet_attack_is_refused_to_both_agents(probe: Probe, probed: Probed) 
         assert found[role, probe.name] in REFUSALS | {probe.otherwise}
 
 
+def test_the_gpu_profile_refuses_the_same() -> None:
+    """But for memory that a driver shares with its process, which nobody else can reach. Needs no GPU."""
+    with open_folder() as folder:
+        evaluation, found = probe_with(SandboxIsolation(LIMITS, "gpu"), folder, PROBES)
+    assert evaluation.status == "measured", evaluation.reason
+    allowed = {"shared memory without a file"}
+    for probe in PROBES:
+        for role in ("encode", "decode"):
+            expected = {"worked"} if probe.name in allowed else REFUSALS | {probe.otherwise}
+            assert found[role, probe.name] in expected, probe.name
+
+
 def test_a_candidate_that_tried_everything_and_then_behaves_is_measured(probed: Probed) -> None:
     evaluation, _ = probed
     assert (evaluation.status, evaluation.isolation) == ("measured", "sandbox"), evaluation.reason
