@@ -77,6 +77,7 @@ def test_fitting_is_deterministic_and_leaves_the_random_state_alone() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
+@pytest.mark.slow
 def test_a_stored_payload_decodes_to_the_same_pixels_in_any_process() -> None:
     code = (
         "import sys, torch; torch.set_num_threads({})\n"

@@ -192,6 +192,7 @@ def test_running_again_repeats_nothing(finished: dict[str, object], lab: LocalLa
     assert sum("experiment" in name for name in runs_of(lab, "real")) == sum("experiment" in name for name in runs)
 
 
+@pytest.mark.slow
 def test_a_budget_stops_the_loop_and_is_named(
     finished: dict[str, object], lab: LocalLab, real_campaign: Campaign
 ) -> None:

@@ -357,6 +357,7 @@ def test_a_decoder_too_slow_to_be_verified_is_no_cheat(honest: Attempt, tmp_path
     assert run_verification(ref, terms, store).status == "infrastructure"
 
 
+@pytest.mark.slow
 def test_losing_on_the_hidden_clips_is_measured_and_no_champion(honest: Attempt, hidden: str) -> None:
     """Tuned to the dev clip's size: it wins there and pays for it everywhere else."""
     pads = BETTER_ENCODER.replace("head + lzma", "head + bytes(0 if frames.shape[-1] == 64 else 9000) + lzma")
