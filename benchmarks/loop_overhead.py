@@ -56,7 +56,7 @@ def main(candidates: int) -> None:
     console.print(table)
     console.print(
         f"{len(points)} rate points, two at a time: {candidate_seconds / len(points):.2f} s of candidate code a point, "
-        f"{2 * work / len(points):.2f} s a point in all (process starts, VMAF, counting operations, and the other stages of the cascade)"
+        f"{2 * work / len(points):.2f} s a point in all (processes, VMAF, operations, the cascade's other stages)"
     )
 
 
