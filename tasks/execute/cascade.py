@@ -129,7 +129,6 @@ class Cascade:
                 stopped.status,
                 found.stages[-1].name,
                 self.isolation.name,
-                self.candidate.decoder_source_bytes,
                 reason=stopped.reason,
                 log=stopped.log,
             )
@@ -262,7 +261,7 @@ class Cascade:
         return f"against {REFERENCE}: {compare(points, anchor.points)}"
 
     def _nothing_yet(self) -> Evaluation:
-        return Evaluation("measured", "done", self.isolation.name, self.candidate.decoder_source_bytes)
+        return Evaluation("measured", "done", self.isolation.name)
 
     def _evaluate(
         self,

@@ -54,7 +54,6 @@ class Evaluation:
     status: Status
     stage: str
     isolation: str
-    decoder_source_bytes: int
     reason: str = ""
     log: str = ""
     points: tuple[PointRecord, ...] = ()
@@ -102,7 +101,7 @@ def evaluate(
         raise BadInputError("an experiment needs at least one clip and one rate point")
     found = problems(candidate)
     if found:
-        return Evaluation("invalid", "design", isolation.name, candidate.decoder_source_bytes, reason="; ".join(found))
+        return Evaluation("invalid", "design", isolation.name, reason="; ".join(found))
     agents = Agents(candidate, limits, isolation, weights)
     experiment = _Experiment(agents, campaign, experiment_id, count_payload_only, split)
     work = [(clip, quality, index == 0) for clip in clips for index, quality in enumerate(qualities)]
@@ -115,7 +114,6 @@ def evaluate(
             failure.status,
             failure.stage,
             isolation.name,
-            candidate.decoder_source_bytes,
             reason=failure.reason,
             log=failure.log,
         )
@@ -124,7 +122,6 @@ def evaluate(
         "measured",
         "done",
         isolation.name,
-        candidate.decoder_source_bytes,
         log="".join(result.log for result in results)[-limits.log_kb * 1024 :],
         points=points,
         scenes=tuple(scene for result in results for scene in result.scenes),
