@@ -25,9 +25,10 @@ from codec import strategies
 from codec.demo_clip import SCENE_FRAMES, demo_clip
 from codec.errors import EncodeError
 from codec.frames import Frames, VideoFormat
+from codec.pixels import rgb_to_planes
 from codec.quality import PSNR_CAP_DB, measure_quality
 from codec.strategies.protocol import EncodeSettings
-from codec.video import open_video, rgb_to_planes
+from codec.video import open_video
 
 QUALITIES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SIZE = (480, 270)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.frames import Frames, VideoFormat
-from codec.video import rgb_to_planes
+from codec.pixels import rgb_to_planes
 
 SCENE_FRAMES = 24
 _FORMAT = VideoFormat(width=320, height=180, frame_rate=Fraction(25))

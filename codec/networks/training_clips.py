@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.frames import Frames
-from codec.video import rgb_to_planes
+from codec.pixels import rgb_to_planes
 
 _Picture = npt.NDArray[np.uint8]
 _Random = np.random.Generator

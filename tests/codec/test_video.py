@@ -20,7 +20,8 @@ from PIL import Image
 
 from codec.errors import BadInputError
 from codec.frames import ColorDescription, Frames, VideoFormat
-from codec.video import frame_planes, nearest_repeats, open_video, planes_to_frame, rgb_to_planes, write_video
+from codec.pixels import frame_planes, planes_to_frame, rgb_to_planes
+from codec.video import nearest_repeats, open_video, write_video
 
 ROOT = Path(__file__).parents[2]
 
