@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import os
 import re
+import sys
+import threading
+import time
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +57,35 @@ def test_any_size_goes_through(name: str, size: tuple[int, int], scale: str, mov
     decoded = strategy.decode(strategy.encode(frames, video, quick(name, 0.9, scale)), video, 3)
     assert [plane.shape for plane in decoded.planes()] == [plane.shape for plane in frames.planes()]
     assert psnr(decoded.y, frames.y) > 28
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="SVT-AV1 only dares as root on Linux")
+def test_av1_leaves_no_real_time_threads_to_root(moving_picture: MovingPicture) -> None:
+    """One real-time thread of the highest priority starves everything else on its core."""
+    frames, video = moving_picture(256, 144, 60)
+    policies: list[int] = []
+
+    def encode() -> None:
+        strategies.get("av1").encode(frames, video, quick("av1"))
+        policies.append(os.sched_getscheduler(0))
+
+    thread = threading.Thread(target=encode)
+    thread.start()
+    samples = []
+    while thread.is_alive():
+        samples.append({scheduler_of(task.name) for task in Path("/proc/self/task").iterdir()} - {None})
+        time.sleep(0.002)
+    assert policies == [os.SCHED_OTHER]
+    assert len(samples) > 20
+    # While it is opened, its threads may be so for a moment.
+    assert sum(samples_of == {os.SCHED_OTHER} for samples_of in samples) > 0.9 * len(samples)
+
+
+def scheduler_of(thread: str) -> int | None:
+    try:
+        return os.sched_getscheduler(int(thread))
+    except ProcessLookupError:
+        return None
 
 
 @EVERY

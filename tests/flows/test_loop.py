@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +24,9 @@ from prefect.states import Cancelling
 from running import EVOCODEC, below, clean_environment
 
 from codec.bitstream import EvcReader
+from codec.frames import Frames
 from codec.strategies import name_of
+from codec.video import open_video, write_video
 from flows.local import LocalLab, prefect_api
 from tasks.analyze.leaderboard import standings
 from tasks.analyze.promotion import champion
@@ -62,17 +65,28 @@ def runs_of(lab: LocalLab, campaign: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def real_campaign(lab: LocalLab, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """2 iterations × 1 candidate on the first frames of a real clip, with others to select by and to be sealed."""
+    """2 iterations × 1 candidate on a corner of a real clip, with others to select by and to be sealed."""
+    corners = tmp_path_factory.mktemp("corners")
+    dev, select, sealed = (corner(clips / name, corners) for name in ("parkjoy.mkv", "mixed360.mkv", "talk512.mkv"))
     return Campaign(
         name="real",
-        clips=(str(clips / "parkjoy.mkv"),),
-        select=(str(clips / "mixed360.mkv"),),
-        sealed=(str(clips / "talk512.mkv"),),
+        clips=(dev,),
+        select=(select,),
+        sealed=(sealed,),
         iterations=2,
         candidates=1,
         max_frames=6,
         store=str(tmp_path_factory.mktemp("store")),
     )
+
+
+def corner(clip: Path, folder: Path) -> str:
+    """The first frames of a clip's upper left corner: what is coded some hundred times here is real, and small."""
+    with open_video(clip) as reader:
+        frames, video = reader.read(6), replace(reader.format, width=256, height=144)
+    part = Frames(frames.y[:, :144, :256], frames.u[:, :72, :128], frames.v[:, :72, :128])
+    write_video(folder / clip.name, video, [part])
+    return str(folder / clip.name)
 
 
 @pytest.fixture(scope="module")
