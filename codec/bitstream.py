@@ -3,8 +3,9 @@
 Owns the syntax, its limits and the integrity checks. What a payload means is the strategy's; which scenes
 there are is `codec.encoding_agent`'s.
 
-    file  = HEADER scene*
+    file  = HEADER scene* audio?
     scene = SCENE payload
+    audio = AUDIO payload
 
 Integers are little-endian; a varint is LEB128 in its shortest form. A scene can be skipped without reading
 its payload, so a reader reaches any scene by reading the scene headers before it. A scene's CRC covers its
@@ -65,6 +66,13 @@ SCENE = (
     Element("frames_hash", "u64", 0, U64, "BLAKE2b-64 of the decoded frames: all of Y, then U, then V"),
     Element("crc32", "u32", 0, U32, "CRC-32 of the scene header up to here and the payload"),
 )
+AUDIO_TAG = int.from_bytes(b"AUD\x00", "little")
+AUDIO = (
+    Element("tag", "u32", AUDIO_TAG, AUDIO_TAG, "the letters AUD and a zero"),
+    Element("payload_bytes", "varint", 1, U31, "length of the payload: Matroska with audio streams alone"),
+    Element("crc32", "u32", 0, U32, "CRC-32 of the payload"),
+)
+COPY_BYTES = 2**20
 
 
 def frames_hash(frames: Frames) -> int:
@@ -98,6 +106,15 @@ class SceneEntry:
     header_crc32: int
 
 
+@dataclass(frozen=True)
+class AudioEntry:
+    """Where the sound lies. `payload_offset` counts from the start of the file."""
+
+    payload_offset: int
+    payload_bytes: int
+    crc32: int
+
+
 class EvcWriter:
     """Writes scenes one by one into a seekable sink; `close` completes the header and leaves the sink open."""
 
@@ -127,6 +144,19 @@ class EvcWriter:
         self._sink.seek(self._start)
         self._sink.write(_header_bytes(self._video, self._frame_count))
         self._sink.seek(end)
+
+
+def append_audio(sink: BinaryIO, audio: BinaryIO) -> int:
+    """Append what `codec.audio.take_audio` wrote to a finished file; how many bytes that took."""
+    size = audio.seek(0, io.SEEK_END)
+    crc = 0
+    for piece in _pieces(audio, 0, size):
+        crc = zlib.crc32(piece, crc)
+    start = sink.seek(0, io.SEEK_END)
+    sink.write(_pack(AUDIO, {"tag": AUDIO_TAG, "payload_bytes": size, "crc32": crc}))
+    for piece in _pieces(audio, 0, size):
+        sink.write(piece)
+    return sink.tell() - start
 
 
 class EvcReader:
@@ -180,7 +210,34 @@ class EvcReader:
                 f"the file ends at offset {offset} after {first_frame} of {self.header.frame_count} frames"
             )
         if offset != self._size:
-            raise BitstreamError(f"{self._size - offset} bytes at offset {offset} follow the last scene")
+            self._audio_at(offset)
+
+    def audio(self) -> AudioEntry | None:
+        """Where the sound lies, None where there is none. Raises BitstreamError as `scenes` does."""
+        offset = self._first_scene
+        for entry in self.scenes():
+            offset = entry.payload_offset + entry.payload_bytes
+        return self._audio_at(offset) if offset != self._size else None
+
+    def copy_audio(self, entry: AudioEntry, sink: BinaryIO) -> None:
+        """Write the sound into `sink`. Raises BitstreamError where the CRC does not match."""
+        crc = 0
+        for piece in _pieces(self._source, entry.payload_offset, entry.payload_bytes):
+            crc = zlib.crc32(piece, crc)
+            sink.write(piece)
+        if crc != entry.crc32:
+            raise BitstreamError(f"the audio at offset {entry.payload_offset} is damaged: its CRC does not match")
+
+    def _audio_at(self, offset: int) -> AudioEntry:
+        self._source.seek(offset)
+        values, _ = self._read(AUDIO)
+        payload_offset = self._source.tell()
+        if payload_offset + values["payload_bytes"] != self._size:
+            raise BitstreamError(
+                f"the audio at offset {payload_offset} has {self._size - payload_offset} bytes, "
+                f"not the {values['payload_bytes']} that it should have"
+            )
+        return AudioEntry(payload_offset, values["payload_bytes"], values["crc32"])
 
     def payload(self, entry: SceneEntry) -> bytes:
         """The payload of one scene. Raises BitstreamError where the CRC does not match."""
@@ -210,6 +267,8 @@ class EvcReader:
             value = _decode_varint(piece) if element.kind == "varint" else int.from_bytes(piece, "little")
             if element.name == "magic" and value != MAGIC:
                 raise BitstreamError("this is not an .evc file: it does not start with EVC and a zero")
+            if element.name == "tag" and value != AUDIO_TAG:
+                raise BitstreamError(f"{self._size - offset} bytes at offset {offset} follow the last scene")
             if not element.low <= value <= element.high:
                 raise BitstreamError(
                     f"{element.name} at offset {offset} is {value}, not in {element.low} to {element.high}"
@@ -232,6 +291,16 @@ class EvcReader:
         return piece
 
 
+def _pieces(source: BinaryIO, offset: int, size: int) -> Iterator[bytes]:
+    source.seek(offset)
+    while size:
+        piece = source.read(min(size, COPY_BYTES))
+        if not piece:
+            return
+        size -= len(piece)
+        yield piece
+
+
 def describe(source: BinaryIO) -> dict[str, Any]:
     """What the file says of itself, ready for JSON: format, scenes, and the error where it ends badly."""
     from codec.strategies import name_of
@@ -239,7 +308,7 @@ def describe(source: BinaryIO) -> dict[str, Any]:
     reader = EvcReader(source)
     video = reader.header.video
     scenes: list[dict[str, Any]] = []
-    error = None
+    error = audio = None
     try:
         for entry in reader.scenes():
             scenes.append(
@@ -252,6 +321,7 @@ def describe(source: BinaryIO) -> dict[str, Any]:
                     "crc_ok": reader.crc_matches(entry),
                 }
             )
+        audio = reader.audio()
     except BitstreamError as damage:
         error = str(damage)
     return {
@@ -268,6 +338,7 @@ def describe(source: BinaryIO) -> dict[str, Any]:
         },
         "bytes": source.seek(0, io.SEEK_END),
         "scenes": scenes,
+        "audio_bytes": audio.payload_bytes if audio else 0,
         "error": error,
     }
 

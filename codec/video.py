@@ -19,6 +19,7 @@ from typing import BinaryIO, Self
 import av
 import av.logging
 
+from codec.audio import OWN_CLOCK, AudioTrack
 from codec.errors import BadInputError
 from codec.frames import UNSPECIFIED_COLOR, ColorDescription, Frames, Plane, VideoFormat
 from codec.pixels import frame_planes, planar_layout, planes_to_frame
@@ -44,7 +45,7 @@ def open_video(path: str | Path) -> VideoReader:
     """
     path = Path(path)
     _require_readable_file(path)
-    container = _open_container(path)
+    container = open_container(path)
     try:
         return VideoReader(path, container)
     except BaseException:
@@ -58,6 +59,7 @@ class VideoReader:
     format       size, rate and colour of the frames it gives
     warnings     one sentence for each way in which the frames differ from the source; complete after the last
     frame_count  what the container says, None where it does not; not a promise
+    start        when the first frame is shown, in seconds on the file's own clock
 
     Damage that the decoder cannot step over raises BadInputError at that frame. Damage that it conceals
     and a file that ends early become warnings.
@@ -77,6 +79,7 @@ class VideoReader:
         rate, self._repeats = self._timing()
         self.format = VideoFormat(first.width, first.height, rate, _color(first))
         self.frame_count: int | None = self._stream.frames or None
+        self.start = Fraction(first.pts or 0) * (first.time_base or 0)
         self.warnings.extend(_conversions(first, self._stream))
         self._frames = chain([first], self._frames)
         self._output = self._resampled()
@@ -202,12 +205,13 @@ def nearest_repeats(seconds: list[Fraction], rate: Fraction) -> list[int]:
     return repeats
 
 
-def write_video(path: str | Path, video: VideoFormat, frames: Iterable[Frames]) -> int:
-    """Write frames without loss and return how many there were.
+def write_video(path: str | Path, video: VideoFormat, frames: Iterable[Frames], audio: AudioTrack | None = None) -> int:
+    """Write frames without loss, with `audio` beside them, and return how many there were.
 
     The suffix chooses: .y4m (raw), .mkv (FFV1), .mp4 (H.264 at QP 0; even sizes only). Colour is carried; y4m
     has room for the range alone. The file appears under its name only when it is whole. Raises BadInputError
-    where `path` cannot be written, where there are no frames, or where they are not of the size of `video`.
+    where `path` cannot be written or has no place for the audio, where there are no frames, or where they are not of
+    the size of `video`.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -215,10 +219,13 @@ def write_video(path: str | Path, video: VideoFormat, frames: Iterable[Frames]) 
         raise BadInputError(f"{path}: cannot write {suffix or 'a file without suffix'}; use .y4m, .mkv or .mp4")
     if suffix == ".mp4" and (video.width % 2 or video.height % 2):
         raise BadInputError(f"{path}: .mp4 cannot hold the odd size {video.width}x{video.height}; use .mkv or .y4m")
+    if suffix == ".y4m" and audio:
+        raise BadInputError(f"{path}: .y4m has no place for audio; use .mkv or .mp4")
     pictures = _pictures(path, video, frames)
     with whole_file(path) as partial:
         try:
-            count = _write_y4m(partial, video, pictures) if suffix == ".y4m" else _mux(partial, video, pictures)
+            raw = suffix == ".y4m"
+            count = _write_y4m(partial, video, pictures) if raw else _mux(partial, video, pictures, audio)
         except av.FFmpegError as error:
             raise BadInputError(f"{path}: cannot be written ({_reason(error)})") from error
         if not count:
@@ -254,8 +261,11 @@ def _write_y4m(partial: Path, video: VideoFormat, pictures: Iterable[tuple[Plane
     return count
 
 
-def _mux(partial: Path, video: VideoFormat, pictures: Iterable[tuple[Plane, Plane, Plane]]) -> int:
-    with av.open(str(partial), "w", format="mp4" if partial.suffix == ".mp4" else "matroska") as container:
+def _mux(
+    partial: Path, video: VideoFormat, pictures: Iterable[tuple[Plane, Plane, Plane]], audio: AudioTrack | None
+) -> int:
+    muxer = "mp4" if partial.suffix == ".mp4" else "matroska"
+    with av.open(str(partial), "w", format=muxer, container_options=OWN_CLOCK) as container:
         if partial.suffix == ".mp4":
             stream = container.add_stream("libx264", rate=video.frame_rate, options={"qp": "0", "preset": "fast"})
         else:
@@ -266,14 +276,20 @@ def _mux(partial: Path, video: VideoFormat, pictures: Iterable[tuple[Plane, Plan
         context.color_trc = video.color.transfer
         context.colorspace = video.color.matrix
         context.color_range = 2 if video.color.full_range else 1
+        if audio:
+            audio.place(container)
         count = 0
         for picture in pictures:
+            if audio:
+                audio.mux_until(container, count / video.frame_rate)
             frame = planes_to_frame(*picture)
             frame.pts, frame.time_base = count, 1 / video.frame_rate
             frame.color_range = context.color_range
             container.mux(stream.encode(frame))
             count += 1
         container.mux(stream.encode(None))
+        if audio:
+            audio.mux_until(container, None)
     return count
 
 
@@ -295,7 +311,8 @@ def _require_readable_file(path: Path) -> None:
         raise BadInputError(f"{path}: is empty; get a whole copy of it")
 
 
-def _open_container(path: Path) -> av.container.InputContainer:
+def open_container(path: Path) -> av.container.InputContainer:
+    """The file as FFmpeg sees it. Raises BadInputError where FFmpeg cannot read it."""
     try:
         # A playlist may name other files, never the network. Titles need not be UTF-8.
         container = av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
@@ -328,7 +345,7 @@ def _video_stream(path: Path, container: av.container.InputContainer) -> av.Vide
 def _timestamps(path: Path) -> list[int]:
     """Distinct presentation times of the shown packets in increasing ticks; empty where a packet has none."""
     found: set[int] = set()
-    with _open_container(path) as container:
+    with open_container(path) as container:
         try:
             for packet in container.demux(_video_stream(path, container)):
                 if packet.size == 0 or packet.is_discard:

@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -36,6 +36,7 @@ DEFAULT_STORE = "./.evocodec/store"
 
 StoreOption = Annotated[str, typer.Option("--store", envvar="EVOCODEC_STORE", help="Folder or s3://bucket/prefix.")]
 HomeOption = Annotated[Path, typer.Option("--home", envvar="EVOCODEC_HOME", help="Where the local server lives.")]
+Audio = Literal["copy", "none"]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ClipOption = Annotated[
     list[str] | None, typer.Option("--clip", help="A video file (repeatable); default: the demo clip.")
@@ -139,6 +140,7 @@ def encode(
     preset: Annotated[str | None, typer.Option(help="The encoder's own speed preset (not with auto).")] = None,
     scale: Annotated[str, typer.Option(help="Coded size: 1, 3/4, 2/3 or 1/2 (not with auto).")] = "1",
     report: Annotated[Path | None, typer.Option(help="A .json file: what was tried on each scene, and why.")] = None,
+    audio: Annotated[Audio, typer.Option(help="copy keeps the sound as it is, beside what a rate counts.")] = "none",
 ) -> None:
     """Compress a video into an .evc file, by quality or to a bitrate, a PSNR or an SSIM."""
     from codec.config import CodecConfig
@@ -160,7 +162,7 @@ def encode(
         target = Target("psnr_y", psnr)
     elif ssim is not None:
         target = Target("ssim_y", ssim)
-    order = EncodeOrder(target, workers, report)
+    order = EncodeOrder(target, workers, report, audio == "copy")
     print(encode_file(source, out, config, _console(stderr=True), _warn, order))
 
 
@@ -174,11 +176,13 @@ def decode(
     conceal: Annotated[
         bool, typer.Option("--conceal", help="Show damaged scenes as grey and go on; exit code 1.")
     ] = False,
+    audio: Annotated[Audio, typer.Option(help="copy puts the sound, if there is any, into .mkv or .mp4.")] = "copy",
 ) -> None:
     """Decompress an .evc file; every output format is lossless."""
     from flows.commands.coding import decode_file
 
-    line, lost = decode_file(source, out, _console(stderr=True), _warn, verify=verify, conceal=conceal)
+    sound = audio == "copy"
+    line, lost = decode_file(source, out, _console(stderr=True), _warn, verify=verify, conceal=conceal, audio=sound)
     print(line)
     if lost:
         raise typer.Exit(1)

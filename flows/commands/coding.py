@@ -6,16 +6,19 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from codec.bitstream import EvcReader, describe
+from codec.audio import AudioTrack, take_audio
+from codec.bitstream import EvcReader, append_audio, describe
 from codec.config import CodecConfig
 from codec.decoding_agent import DecodedScene, DecodingAgent
 from codec.encoding_agent import EncodeReport, EncodingAgent
@@ -23,7 +26,7 @@ from codec.errors import BadInputError, BitstreamError
 from codec.frames import Frames, VideoFormat
 from codec.rate_control import UNIT, Reached, Target, encode_to_target, kbps
 from codec.strategies.vvc_encoder import stop_encoders
-from codec.video import VideoReader, open_video, write_video
+from codec.video import VideoReader, open_container, open_video, write_video
 from codec.whole_file import whole_file
 
 Warn = Callable[[str], None]
@@ -39,11 +42,13 @@ class EncodeOrder:
     target   a bitrate or a quality to hit, instead of the config's quality
     workers  scenes coded side by side
     report   a .json file to tell what was tried and why
+    audio    whether the source's sound is copied into the file; rates count the pictures alone
     """
 
     target: Target | None = None
     workers: int = 1
     report: Path | None = None
+    audio: bool = False
 
 
 def encode_file(
@@ -65,23 +70,25 @@ def encode_file(
         if reached and reached.miss:
             warn(f"{out}: {reached.miss}")
         size = sink.seek(0, os.SEEK_END)
+        sound = _copy_audio(source, passes.start, sink, warn) if order.audio else ""
     rate = kbps(size, report.frames, reader.format.frame_rate)
     if order.report:
         _write_report(order.report, config, order, report, reached, rate)
     asked = f", {reached.figure:.5g} {UNIT[reached.metric]} in {reached.passes} passes" if reached else ""
-    return f"{out}: {report.frames} frames in {len(report.scenes)} scenes, {size} bytes, {rate:.1f} kbps{asked}"
+    return f"{out}: {report.frames} frames in {len(report.scenes)} scenes, {size} bytes, {rate:.1f} kbps{asked}{sound}"
 
 
 def decode_file(
-    source: Path, out: Path, console: Console, warn: Warn, *, verify: bool, conceal: bool
+    source: Path, out: Path, console: Console, warn: Warn, *, verify: bool, conceal: bool, audio: bool
 ) -> tuple[str, int]:
     """Decompress `source` into `out`; the line to print and how many scenes were lost (always 0 without `conceal`).
 
     A lost scene is mid-grey for its whole length, so that everything after it keeps its place.
     """
     _refuse_same_file(source, out)
-    with open_evc(source) as file:
+    with open_evc(source) as file, TemporaryFile() as sound:
         header = EvcReader(file).header
+        has_sound = audio and _audio_of(EvcReader(file), out, sound, warn, conceal=conceal)
         lost = 0
 
         def frames(advance_to: Callable[[int], None]) -> Iterator[Frames]:
@@ -93,8 +100,9 @@ def decode_file(
                 yield scene.frames if scene.frames is not None else _grey(header.video, scene)
                 advance_to(scene.entry.first_frame + scene.entry.frame_count)
 
-        with _bar(console, "decoding", header.frame_count) as advance_to:
-            count = write_video(out, header.video, frames(advance_to))
+        track = AudioTrack(sound) if has_sound else nullcontext()
+        with _bar(console, "decoding", header.frame_count) as advance_to, track as audio_track:
+            count = write_video(out, header.video, frames(advance_to), audio_track)
     verified = ", every scene verified" if verify and not lost else ""
     return f"{out}: {count} frames{verified}{f', {lost} scenes lost' if lost else ''}", lost
 
@@ -130,6 +138,7 @@ class _Passes:
         self._path = path
         self._first: VideoReader | None = first
         self.format = first.format
+        self.start = first.start
         self.warnings: list[str] = first.warnings
 
     def __call__(self) -> Iterator[Frames]:
@@ -138,12 +147,41 @@ class _Passes:
             yield from frames
 
 
+def _copy_audio(source: Path, start: Fraction, sink: BinaryIO, warn: Warn) -> str:
+    """Append the source's sound to a finished file; what to print of it."""
+    with open_container(source) as container, TemporaryFile() as sound:
+        names = take_audio(container, start, sound)
+        if not names:
+            warn(f"{source}: has no audio to copy")
+            return ""
+        return f", {append_audio(sink, sound)} bytes of {' and '.join(names)} audio"
+
+
 def _encode(
     passes: _Passes, config: CodecConfig, order: EncodeOrder, sink: BinaryIO, advance_to: Callable[[int], None]
 ) -> tuple[EncodeReport, Reached | None]:
     if order.target:
         return encode_to_target(config, order.target, passes, passes.format, sink, advance_to, workers=order.workers)
     return EncodingAgent(config).encode(passes(), passes.format, sink, advance_to, workers=order.workers), None
+
+
+def _audio_of(reader: EvcReader, out: Path, sound: BinaryIO, warn: Warn, *, conceal: bool) -> bool:
+    """Whether the file has sound that can go into `out`; it lies in `sound` then."""
+    try:
+        entry = reader.audio()
+        if entry is None:
+            return False
+        if out.suffix.lower() == ".y4m":
+            warn(f"{out}: .y4m has no place for audio; write .mkv or .mp4 to keep it")
+            return False
+        reader.copy_audio(entry, sound)
+    except BitstreamError as error:
+        if not conceal:
+            raise
+        warn(f"{error}; the audio is left out")
+        return False
+    sound.seek(0)
+    return True
 
 
 def _write_report(

@@ -20,6 +20,7 @@ from running import EVOCODEC, Evocodec, clean_environment
 
 from codec.demo_clip import demo_clip
 from codec.video import write_video
+from tests.codec.test_audio import clip_with_a_click
 
 
 def one_line(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -439,3 +440,15 @@ def test_an_interrupted_vvc_encode_leaves_no_ffmpeg(clips: Path, tmp_path: Path)
         time.sleep(0.05)
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sound_is_copied_where_it_is_asked_for(evocodec: Evocodec, tmp_path: Path) -> None:
+    clip_with_a_click(tmp_path / "in.mp4", "aac", 0)
+    done = evocodec("encode", "in.mp4", "out.evc", "--effort", "0", "--audio", "copy")
+    assert done.returncode == 0
+    assert "bytes of aac audio" in done.stdout
+    assert evocodec("decode", "out.evc", "out.mkv").returncode == 0
+    silent = evocodec("decode", "out.evc", "out.y4m")
+    assert (silent.returncode, "no place for audio" in silent.stderr) == (0, True)
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert [stream.codec_context.name for stream in container.streams] == ["ffv1", "aac"]
