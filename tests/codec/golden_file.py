@@ -1,0 +1,90 @@
+"""The golden file: one scene of each way to code, which every later version must decode to the same frames.
+
+    python -m tests.codec.golden_file OUT.evc
+
+writes it anew, which is right only when the syntax itself changes: encoders' bytes change with their versions, and that
+is no reason.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from codec import strategies
+from codec.bitstream import EvcWriter, frames_hash
+from codec.demo_clip import demo_clip
+from codec.frames import Frames, VideoFormat
+from codec.strategies.hybrid_semantic import Enhancement, write_enhancement
+from codec.strategies.protocol import EncodeSettings
+
+GOLDEN = Path(__file__).parent / "golden" / "every_strategy.evc"
+WIDTH, HEIGHT, FRAMES = 96, 64, 4
+
+
+def crop(first: int) -> tuple[Frames, VideoFormat]:
+    """A corner of the demo clip: frame 0 begins the noisy still, 24 the talking head, 48 the zoom, 72 the sweep."""
+    video, frames = demo_clip()
+    part = frames[first : first + FRAMES]
+    y, u, v = part.y[:, 40:104, 60:156], part.u[:, 20:52, 30:78], part.v[:, 20:52, 30:78]
+    return Frames(y, u, v), VideoFormat(WIDTH, HEIGHT, video.frame_rate)
+
+
+def screen(first: int) -> tuple[Frames, VideoFormat]:
+    """A dark page with a window that moves over rows of small signs."""
+    video = crop(first)[1]
+    y = np.full((FRAMES, HEIGHT, WIDTH), 30, np.uint8)
+    signs = np.random.default_rng(first).choice([30, 200], (HEIGHT // 8, 3, WIDTH // 2)).astype(np.uint8)
+    for row in range(HEIGHT // 8):
+        y[:, 8 * row : 8 * row + 3, : WIDTH // 2] = signs[row]
+    for frame in range(FRAMES):
+        y[frame, 20:44, 10 + 3 * frame : 40 + 3 * frame] = 120
+    chroma = np.full((FRAMES, HEIGHT // 2, WIDTH // 2), 128, np.uint8)
+    return Frames(y, chroma, chroma), video
+
+
+def hybrid(frames: Frames, video: VideoFormat) -> bytes:
+    """Put together by hand: an encoder would leave a network out of anything so small."""
+    base = strategies.get("x265")
+    payload = base.encode(frames, video, EncodeSettings(0.4, "veryfast"))
+    gains = np.arange(-18, 18, dtype=np.int32).reshape(1, 3, 12)
+    gains[:, 1:, 6:] = 0
+    stream = write_enhancement(Enhancement(1, gains, np.ones((FRAMES, 1, 2), np.int32)))
+    return bytes([base.code]) + len(payload).to_bytes(4, "little") + payload + stream
+
+
+def by(name: str, settings: EncodeSettings) -> Callable[[Frames, VideoFormat], bytes]:
+    return lambda frames, video: strategies.get(name).encode(frames, video, settings)
+
+
+Source = Callable[[int], tuple[Frames, VideoFormat]]
+SCENES: tuple[tuple[str, Source, int, Callable[[Frames, VideoFormat], bytes]], ...] = (
+    ("x264", crop, 72, by("x264", EncodeSettings(0.5, "veryfast"))),
+    ("x265", crop, 72, by("x265", EncodeSettings(0.5, "veryfast"))),
+    ("av1", crop, 72, by("av1", EncodeSettings(0.5, "10"))),
+    ("av1", crop, 48, by("av1", EncodeSettings(0.5, "10", "1/2"))),
+    ("vvc", crop, 48, by("vvc", EncodeSettings(0.5, "faster"))),
+    ("procedural", screen, 48, by("procedural", EncodeSettings(0.3, options={"kind": "canvas"}))),
+    ("procedural", crop, 0, by("procedural", EncodeSettings(0.5, options={"kind": "stills"}))),
+    ("semantic_latent", crop, 0, by("semantic_latent", EncodeSettings(0.6, options={"steps": "30"}))),
+    ("hybrid_semantic", crop, 48, hybrid),
+)
+
+
+def main(out: Path) -> None:
+    with out.open("w+b") as sink:
+        writer = EvcWriter(sink, crop(0)[1])
+        for name, source, first, encode in SCENES:
+            frames, video = source(first)
+            payload = encode(frames, video)
+            strategy = strategies.get(name)
+            writer.add_scene(FRAMES, strategy.code, payload, frames_hash(strategy.decode(payload, video, FRAMES)))
+            sys.stdout.write(f"{name}: {len(payload)} bytes\n")
+        writer.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,60 @@
+"""What was coded once is decoded for ever, and what nobody coded does no harm."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from codec import strategies
+from codec.bitstream import EvcReader
+from codec.decoding_agent import DecodingAgent
+from tests.codec.golden_file import GOLDEN, SCENES
+
+ROOT = Path(__file__).parents[2]
+# A change of the golden file is a change of the syntax: whoever makes one says so here.
+GOLDEN_DIGEST = "5acb6349b8b6552d"
+
+
+def test_the_golden_file_decodes_to_the_frames_it_was_made_from() -> None:
+    data = GOLDEN.read_bytes()
+    assert hashlib.blake2b(data, digest_size=8).hexdigest() == GOLDEN_DIGEST
+    scenes = list(DecodingAgent().decode(io.BytesIO(data), verify=True))
+    assert [strategies.name_of(scene.entry.strategy) for scene in scenes] == [name for name, *_ in SCENES]
+    assert {name for name, *_ in SCENES} == set(strategies.STRATEGIES)
+
+
+def test_a_scene_of_the_golden_file_is_reached_without_those_before_it() -> None:
+    reader = EvcReader(io.BytesIO(GOLDEN.read_bytes()))
+    for entry in reversed(list(reader.scenes())):
+        assert len(DecodingAgent().decode_scene(reader, entry, verify=True)) == entry.frame_count
+
+
+def survive(first: int, count: int, timeout: float) -> None:
+    command = [sys.executable, "-m", "tests.codec.hostile_streams", str(first), str(count)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # no thread waits for another over so few samples
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+    last = (run.stdout.splitlines() or ["none"])[-1]
+    assert run.returncode == 0, f"stream {last} ended the decoder with {run.returncode}: {run.stderr[-2000:]}"
+    found = re.fullmatch(r"(\d+) scenes decoded, (\d+) lost, (\d+) files refused, (\d+) MiB", last)
+    assert found, last
+    decoded, lost, refused, mebibytes = map(int, found.groups())
+    assert decoded + lost >= 0.9 * count
+    assert lost > 0.2 * count  # or nothing was damaged
+    assert refused < 0.1 * count
+    assert mebibytes < 1500
+
+
+def test_damaged_files_cost_scenes_and_nothing_else() -> None:
+    survive(0, 150, 120)
+
+
+@pytest.mark.slow
+def test_twenty_thousand_damaged_files_cost_scenes_and_nothing_else() -> None:
+    survive(1000, 20_000, 3600)
