@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 FRAMES: Final = ("rgb_float", "rgb_uint8", "bgr_uint8", "ycbcr_uint8")
 CLAIMS: Final = ("bitrate_mbps", "compression_ratio")
 MAX_DEPTH: Final = 32
+ARRAY_KIND: Final = re.compile(r"[<>|][biufc][0-9]{1,2}")  # as numpy writes the types of numbers
 MAX_INTEGER_BITS: Final = 4096
 
 # ITU-R BT.709-6, limited range.
@@ -236,7 +238,7 @@ def _packed_tensor(tensor: torch.Tensor, where: str) -> Iterator[bytes]:
 def _packed_array(array: npt.NDArray[Any] | np.generic, where: str) -> Iterator[bytes]:
     import numpy as np
 
-    if array.dtype.hasobject or array.dtype.names is not None:
+    if not ARRAY_KIND.fullmatch(array.dtype.str):
         raise EncodeError(f"{where} is an array of {array.dtype}: return arrays of numbers")
     yield b"a" if isinstance(array, np.ndarray) else b"g"
     yield _shape(array.dtype.str, array.shape)
@@ -303,9 +305,9 @@ class _Reader:
         import numpy as np
 
         kind, sizes = self._shape()
-        dtype = np.dtype(kind)
-        if dtype.hasobject:
+        if not ARRAY_KIND.fullmatch(kind):  # numpy would read more into it than a type
             raise ValueError(f"no such type {kind!r}")
+        dtype = np.dtype(kind)
         raw = self._take(math.prod(sizes) * dtype.itemsize)
         array = np.frombuffer(bytearray(raw), dtype).reshape(sizes)
         return array[()] if scalar else array
