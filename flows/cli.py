@@ -348,11 +348,22 @@ def import_sqs_command(
 
 
 @app.command()
-def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+def doctor(
+    store: StoreOption = DEFAULT_STORE,
+    aws: Annotated[bool, typer.Option("--aws", help="Check what is deployed on AWS instead.")] = False,
+    stack: Annotated[str, typer.Option(help="With --aws: the CloudFormation stack.")] = "evocodec",
+    region: RegionOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check this machine: one line for each part, with the remedy where something is missing."""
-    from flows.commands.doctor import diagnose
+    if aws:
+        from flows.commands.doctor_aws import diagnose_aws
 
-    findings = diagnose(_store_uri(store))
+        findings = diagnose_aws(stack, region)
+    else:
+        from flows.commands.doctor import diagnose
+
+        findings = diagnose(_store_uri(store))
     if as_json:
         print(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
