@@ -11,7 +11,7 @@ import os
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 from codec.errors import EvocodecError
@@ -55,7 +55,7 @@ def diagnose_aws(stack: str, region: str | None) -> list[Finding]:
     from boto3.session import Session  # type: ignore[import-untyped]
 
     session = Session()
-    client = partial(_client, session, region)
+    client = cache(partial(_client, session, region))
     who: list[str] = []
     found = [_finding("region", partial(_region, session, region)), _finding("credentials", partial(_who, client, who))]
     if not all(finding.ok for finding in found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import boto3
+import botocore.loaders
+import botocore.session
 import pytest
 from running import Evocodec
 
@@ -20,7 +23,9 @@ ACCOUNT = "123456789012"
 BUCKET = f"evocodec-{ACCOUNT}-{REGION}"
 SECRET = "sk-ant-not-to-be-seen"
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
-SESSION = boto3.Session("testing", "testing")
+SERVER_KEYS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+# Reading the descriptions of nine services takes most of a diagnosis: once is enough for all tests.
+LOADER = botocore.loaders.create_loader()
 TEMPLATE = {
     "Parameters": {"Name": {"Type": "String", "Default": "evocodec"}},
     "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
@@ -64,6 +69,11 @@ def prefect() -> Iterator[str]:
         server.shutdown()
 
 
+@functools.cache
+def client_of(service: str, endpoint: str) -> Any:
+    return boto3.client(service, REGION, endpoint_url=endpoint, **SERVER_KEYS)
+
+
 class Aws:
     """All that infra/evocodec.yaml makes, less what a test leaves out."""
 
@@ -71,7 +81,7 @@ class Aws:
         self.endpoint = endpoint
 
     def client(self, service: str) -> Any:
-        return SESSION.client(service, endpoint_url=self.endpoint, region_name=REGION)
+        return client_of(service, self.endpoint)
 
     def deploy(self, *, without: str = "") -> None:
         parts: dict[str, Callable[[], object]] = {
@@ -128,6 +138,7 @@ def aws(endpoint: str, prefect: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     for name, value in (KEYS | {"AWS_ENDPOINT_URL": endpoint, "PREFECT_API_URL": prefect}).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(botocore.session, "create_loader", lambda path=None: LOADER)
     monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
     monkeypatch.delenv("AWS_REGION", raising=False)
     _Pools.kinds = {"cpu": "process", "gpu": "ecs"}
