@@ -68,7 +68,7 @@ def _job(message: Message, importer: Importer, report: Report) -> OlderExperimen
     """What a message says; None, and a line of the report, where that cannot be kept as a candidate."""
     try:
         job = read_job(message.body)
-        importer.candidate(job)
+        importer.candidate(job, report)
     except (UnreadableError, RefusedError) as error:
         report.unreadable.append((f"message {message.identity}", str(error)))
         return None
@@ -105,7 +105,8 @@ def _print(report: Report, what: str) -> None:
         print(f"no candidate: {_line(which)}: {_line(why)}", file=sys.stderr)
     print(
         f"{report.seen} {what}: {report.imported} imported, {report.known} on record already, "
-        f"{len(report.unreadable)} not read; {len(report.candidates)} with code that can be measured"
+        f"{len(report.unreadable)} not read; code: {len(report.candidates)} can be measured, "
+        f"{len(report.refused)} refused, {report.without_code} none"
     )
 
 

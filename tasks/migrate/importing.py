@@ -65,18 +65,21 @@ class Importer:
         self.store.write_imported(new)
         report.imported += len(new)
 
-    def candidate(self, experiment: OlderExperiment) -> Candidate | None:
-        """Its code behind today's contract; None where none is kept with it. Raises RefusedError."""
+    def candidate(self, experiment: OlderExperiment, report: Report) -> Candidate | None:
+        """Its code behind today's contract, in the report; None where no code is kept with it. Raises RefusedError."""
         if experiment.code is None:
             return None
-        return adapt(
-            experiment.code,
-            experiment.config,
-            self.name(experiment),
-            hypothesis=experiment.hypothesis,
-            frames=self.frames,
-            knob=self.knob,
-        )
+        name = self.name(experiment)
+        if name not in report.candidates:
+            report.candidates[name] = adapt(
+                experiment.code,
+                experiment.config,
+                name,
+                hypothesis=experiment.hypothesis,
+                frames=self.frames,
+                knob=self.knob,
+            )
+        return report.candidates[name]
 
     def name(self, experiment: OlderExperiment) -> str:
         """The same for the same key in the same place. The old id alone may name no file, and several rows."""
@@ -88,14 +91,13 @@ class Importer:
 
     def _candidate_or_problem(self, experiment: OlderExperiment, report: Report) -> tuple[Candidate | None, str]:
         try:
-            candidate = self.candidate(experiment)
+            candidate = self.candidate(experiment, report)
         except RefusedError as refused:
             report.refused.append((experiment.older_id, str(refused)))
             return None, str(refused)
         if candidate is None:
             report.without_code += 1
             return None, "no code is kept with it"
-        report.candidates[candidate.lineage.id] = candidate
         return candidate, ""
 
     def _record(

@@ -18,6 +18,7 @@ from codec.errors import BadInputError, EvocodecError
 
 # How long nobody else sees a message that is being looked at: longer than looking takes.
 HIDDEN_SECONDS: Final = 300
+# An answer without waiting asks a part of the servers only, and may be empty where the queue is not.
 WAIT_SECONDS: Final = 2
 BATCH: Final = 10  # the most that SQS gives at once
 
@@ -53,6 +54,7 @@ class Queue:
 
     url: str
     client: Any
+    wait_seconds: int = WAIT_SECONDS
     _held: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -68,7 +70,7 @@ class Queue:
                     QueueUrl=self.url,
                     MaxNumberOfMessages=BATCH,
                     VisibilityTimeout=HIDDEN_SECONDS,
-                    WaitTimeSeconds=WAIT_SECONDS,
+                    WaitTimeSeconds=self.wait_seconds,
                 ).get("Messages", [])
             messages = [Message(m["MessageId"], m["Body"], m["ReceiptHandle"]) for m in found]
             fresh = [message for message in messages if message.identity not in self._held]

@@ -16,7 +16,7 @@ from running import Evocodec
 from sample_records import anchor, curve, experiment, verified
 
 from codec.errors import BadInputError
-from flows.commands.migrate import import_dynamodb, import_sqs, open_importer
+from flows.commands.migrate import import_code, import_dynamodb, import_sqs, open_importer
 from tasks.analyze.leaderboard import standings
 from tasks.analyze.report import write_report
 from tasks.campaign import Campaign
@@ -115,7 +115,9 @@ def test_every_row_is_taken_over_or_reported(
     options = ("--endpoint-url", endpoint, "--store", tmp_path / "store", "--candidates", tmp_path / "old")
     first = evocodec("import-dynamodb", table.name, *options, **KEYS)
     assert first.returncode == 1, first.stderr
-    assert first.stdout == "10 rows: 5 imported, 0 on record already, 5 not read; 3 with code that can be measured\n"
+    assert first.stdout == (
+        "10 rows: 5 imported, 0 on record already, 5 not read; code: 3 can be measured, 1 refused, 1 none\n"
+    )
     unread = {line.split(": ")[1].split(" at ")[0]: line for line in first.stderr.splitlines() if "not read" in line}
     assert set(unread) == set(BAD)
     for name, why in BAD.items():
@@ -134,9 +136,9 @@ def test_every_row_is_taken_over_or_reported(
     assert kept.config["older"] == {"step": 12}
     assert Candidate.load(tmp_path / "old" / records["exp 2/a"].experiment_id) == kept
 
-    second = evocodec("import-dynamodb", table.name, *options, **KEYS)
-    assert "0 imported, 5 on record already, 5 not read" in second.stdout
-    assert second.returncode == 1
+    again = importer(tmp_path, f"dynamodb://{table.name}")
+    assert not import_dynamodb(again, Table(table.name, region=REGION, endpoint_url=endpoint), None)
+    assert "0 imported, 5 on record already, 5 not read" in capsys.readouterr().out
     assert len(Store.open(str(tmp_path / "store")).imported()) == 5
     shown = evocodec("results", "--store", tmp_path / "store")
     assert "5 experiments of the older generation, none of them measured here" in shown.stdout
@@ -194,6 +196,13 @@ def _seen(store: Store) -> tuple[object, ...]:
     return standings(records, points, Campaign().targets), ledger(records), store.campaigns()
 
 
+def waiting(url: str, endpoint: str) -> Queue:
+    """The queue; this server's answers are whole without waiting."""
+    old = Queue.open(url, region=REGION, endpoint_url=endpoint)
+    old.wait_seconds = 0
+    return old
+
+
 def job(name: str, **fields: Any) -> str:
     said = {"experiment_id": name, "encoding_agent_code": V2, "decoding_agent_code": V2, "config": {"step": 20}}
     return json.dumps({**said, "video_s3_key": "SOURCE_HD_RAW.mp4", **fields})
@@ -210,21 +219,21 @@ def test_a_job_is_deleted_when_it_is_kept_and_only_then(
         json.dumps({"experiment_id": "e"}),
         job("e", encoding_agent_code="x ="),
     )
-    good = [job(f"exp-{number}") for number in range(23)] + [job("v1", encoding_agent_code=V1, decoding_agent_code=V1)]
-    for body in (*good[:12], *bad, *good[12:]):
+    good = [job(f"exp-{number}") for number in range(13)] + [job("v1", encoding_agent_code=V1, decoding_agent_code=V1)]
+    for body in (*good[:8], *bad, *good[8:]):
         client.send_message(QueueUrl=url, MessageBody=body)
-    old = Queue.open(url, region=REGION, endpoint_url=endpoint)
+    old = waiting(url, endpoint)
     assert not import_sqs(importer(tmp_path, "sqs://old"), old, tmp_path / "jobs")
     said = capsys.readouterr()
-    assert "29 jobs: 24 imported, 0 on record already, 5 not read; 24 with code that can be measured" in said.out
+    assert "19 jobs: 14 imported, 0 on record already, 5 not read; code: 14 can be measured" in said.out
     for why in ("not JSON", "not a JSON object", "no experiment_id", "it has no code", "the encoder, line 1"):
         assert why in said.err
     # What stayed is at once to be had again, and is what could not be read.
     left = client.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=0)["Messages"]
     assert sorted(message["Body"] for message in left) == sorted(bad)
-    assert len(list((tmp_path / "jobs").iterdir())) == 24
+    assert len(list((tmp_path / "jobs").iterdir())) == 14
     records = importer(tmp_path).store.imported("imported")
-    assert len(records) == 24
+    assert len(records) == 14
     assert {record.clip for record in records} == {"SOURCE_HD_RAW.mp4"}
 
 
@@ -232,9 +241,9 @@ def test_a_job_that_comes_twice_is_one_candidate(queue: tuple[Any, str], endpoin
     client, url = queue
     for _ in range(2):
         client.send_message(QueueUrl=url, MessageBody=job("again"))
-        assert import_sqs(importer(tmp_path), Queue.open(url, region=REGION, endpoint_url=endpoint), None)
+        assert import_sqs(importer(tmp_path), waiting(url, endpoint), None)
     client.send_message(QueueUrl=url, MessageBody=job("again", config={"step": 21}))
-    assert import_sqs(importer(tmp_path), Queue.open(url, region=REGION, endpoint_url=endpoint), None)
+    assert import_sqs(importer(tmp_path), waiting(url, endpoint), None)
     assert len(importer(tmp_path).store.imported("imported")) == 2
 
 
@@ -246,7 +255,7 @@ def test_no_job_is_deleted_where_the_store_cannot_be_written(
     into = importer(tmp_path)
     (tmp_path / "store" / "blobs").write_text("a file in the way")
     with pytest.raises(Exception, match="in the way"):
-        import_sqs(into, Queue.open(url, region=REGION, endpoint_url=endpoint), None)
+        import_sqs(into, waiting(url, endpoint), None)
     assert client.receive_message(QueueUrl=url)["Messages"][0]["Body"] == job("precious")
 
 
@@ -258,10 +267,12 @@ def test_what_is_not_there_is_one_line_with_exit_code_2(
     assert wrong.stderr.count("\n") == 1
     assert "table nowhere: there is none of that name" in wrong.stderr
     with pytest.raises(BadInputError, match="there is none of that name"):
-        import_sqs(importer(tmp_path), Queue.open(f"{queue[1]}-other", region=REGION, endpoint_url=endpoint), None)
+        import_sqs(importer(tmp_path), waiting(f"{queue[1]}-other", endpoint), None)
 
 
-def test_errors_of_credentials_and_region_say_what_to_set(endpoint: str, tmp_path: Path, evocodec: Evocodec) -> None:
+def test_errors_of_credentials_and_region_say_what_to_set(
+    endpoint: str, evocodec: Evocodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nobody = {
         "AWS_CONFIG_FILE": "/dev/null",
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
@@ -270,9 +281,9 @@ def test_errors_of_credentials_and_region_say_what_to_set(endpoint: str, tmp_pat
     result = evocodec("import-dynamodb", TABLE, "--endpoint-url", endpoint, "--region", REGION, **nobody)
     assert result.returncode == 2
     assert "set AWS_ACCESS_KEY_ID" in result.stderr
-    result = evocodec("import-dynamodb", TABLE, "--endpoint-url", endpoint, **nobody)
-    assert result.returncode == 2
-    assert "give --region" in result.stderr
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(BadInputError, match="give --region"):
+        Table(TABLE, region=None, endpoint_url=endpoint)
 
 
 def test_code_becomes_a_folder_that_can_be_tried(tmp_path: Path, evocodec: Evocodec) -> None:
@@ -282,8 +293,8 @@ def test_code_becomes_a_folder_that_can_be_tried(tmp_path: Path, evocodec: Evoco
     assert made.returncode == 0, made.stderr
     candidate = Candidate.load(tmp_path / "moved")
     assert candidate.config["knob"] == {"name": "step", "low": 40, "high": 6}
-    again = evocodec("import-code", "agents.py", "moved")
-    assert (again.returncode, again.stderr) == (2, "evocodec: moved is not empty: name a new folder\n")
+    with pytest.raises(BadInputError, match="moved is not empty: name a new folder"):
+        import_code(tmp_path / "agents.py", tmp_path / "moved", None, frames=None, knob=None)
     (tmp_path / "v1.py").write_text(V1_ENCODER)
     refused = evocodec("import-code", "v1.py", "other")
     assert refused.returncode == 2

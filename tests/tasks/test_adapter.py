@@ -62,7 +62,7 @@ def test_v1_code_with_a_decoder_is_measured_frame_by_frame(face: LoadedClip) -> 
     attempt = measured(candidate, face)
     assert attempt.record.status == "measured", attempt.record.reason + attempt.record.log
     low, high = attempt.points
-    assert low.bytes_total < high.bytes_total / 1.8
+    assert low.bytes_total < high.bytes_total / 1.5
     assert low.psnr_y + 2 < high.psnr_y
     assert high.psnr_y > 35
 
