@@ -290,6 +290,22 @@ def prompt(
     print_prompt(_store_uri(store), campaign, as_json=as_json)
 
 
+@app.command("seed")
+def seed_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Candidates, 1 to 8.")],
+    campaign: Annotated[str, typer.Option(help="The campaign, begun or not.")] = "demo",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Have the next iteration of a campaign measure candidates of your own."""
+    from tasks.candidate import Candidate
+    from tasks.design.seeding import seed
+    from tasks.store.store import Store
+
+    refs = seed(Store.open(_store_uri(store), create=True), campaign, [Candidate.load(folder) for folder in folders])
+    for folder, ref in zip(folders, refs, strict=True):
+        print(f"{folder}: {ref.experiment_id}")
+
+
 @app.command("import-code")
 def import_code_command(
     source: Annotated[Path, typer.Argument(metavar="OLD", help="A .py file, or a folder with both agents.")],

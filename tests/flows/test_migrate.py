@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -12,22 +14,32 @@ import boto3
 import pandas as pd
 import pytest
 from older_code import V1, V1_ENCODER, V2
-from running import Evocodec
+from running import Evocodec, clean_environment
 from sample_records import anchor, curve, experiment, verified
 
 from codec.errors import BadInputError
 from flows.commands.migrate import import_code, import_dynamodb, import_sqs, open_importer
+from flows.local import LocalLab
 from tasks.analyze.leaderboard import standings
 from tasks.analyze.report import write_report
 from tasks.campaign import Campaign
 from tasks.candidate import Candidate
 from tasks.design.budget import ledger
+from tasks.design.seeding import seed
+from tasks.dispatch.pending import pending
+from tasks.migrate.adapter import Knob, OlderCode, adapt
 from tasks.migrate.importing import Importer
 from tasks.migrate.sources import Queue, Table
 from tasks.store.store import Store
 
 TABLE = "ai-video-codec-experiments"
 REGION = "us-east-1"
+RUN_LOOP = """
+import sys
+from flows.loop import research_loop
+from tasks.campaign import Campaign
+research_loop(Campaign.model_validate_json(sys.argv[1]))
+"""
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION}
 
 
@@ -300,3 +312,56 @@ def test_code_becomes_a_folder_that_can_be_tried(tmp_path: Path, evocodec: Evoco
     assert refused.returncode == 2
     assert "add decompress_video_frame(data, frame_index, config)" in refused.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_seeds_are_the_next_iteration_of_a_campaign(tmp_path: Path, evocodec: Evocodec) -> None:
+    adapt(OlderCode(V2, V2), {}, "old/one", knob=Knob("step", 40, 6)).write(tmp_path / "one")
+    adapt(OlderCode(V1, V1), {"jpeg_quality": 50}, "two").write(tmp_path / "two")
+    result = evocodec("seed", "one", "two", "--campaign", "moved", "--store", "store")
+    assert (result.returncode, result.stdout) == (0, "one: moved-001-1\ntwo: moved-001-2\n"), result.stderr
+    store = Store.open(str(tmp_path / "store"))
+    seed(store, "moved", [Candidate.load(tmp_path / "two")])
+    designs = store.designs("moved")
+    assert [ref.experiment_id for ref in pending(designs[1], [])] == ["moved-001-1", "moved-001-2"]
+    assert [ref.experiment_id for ref in designs[2]] == ["moved-002-1"]
+    brought = Candidate.from_json_bytes(store.get_blob(designs[1][0].candidate_hash))
+    assert brought.code_hash == Candidate.load(tmp_path / "one").code_hash
+    assert (brought.lineage.id, brought.lineage.hypothesis) == ("moved-001-1", "old/one, brought by hand")
+    broken = Candidate.load(tmp_path / "one").model_copy(update={"files": {"encoder.py": "", "decoder.py": ""}})
+    with pytest.raises(BadInputError, match="does not define"):
+        seed(store, "moved", [broken])
+    with pytest.raises(BadInputError, match="takes 1 to 8"):
+        seed(store, "moved", [])
+    assert set(store.designs("moved")) == {1, 2}
+
+
+@pytest.mark.slow
+def test_a_campaign_measures_old_code_that_was_seeded(lab: LocalLab, clips: Path, tmp_path: Path) -> None:
+    store_folder = str(tmp_path / "store")
+    store = Store.open(store_folder, create=True)
+    seed(store, "moved", [adapt(OlderCode(V2, V2), {}, "old", knob=Knob("step", 40, 6))])
+    campaign = Campaign(
+        name="moved",
+        clips=(str(clips / "talk512.mkv"),),
+        iterations=1,
+        candidates=1,
+        max_frames=4,
+        early_stop_ratio=1e3,
+        store=store_folder,
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", RUN_LOOP, campaign.model_dump_json()],
+        env=clean_environment() | {"PREFECT_API_URL": lab.api_url, "PREFECT_HOME": str(lab.home / "prefect")},
+        capture_output=True,
+        text=True,
+        timeout=160,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    (record,) = [row for row in store.experiments("moved") if row.experiment_id == "moved-001-1"]
+    assert (record.status, record.designer) == ("measured", "imported"), record.reason
+    (standing,) = [
+        row
+        for row in standings(store.experiments("moved"), store.points("moved"), campaign.targets)
+        if row.experiment_id == "moved-001-1"
+    ]
+    assert standing.verified
