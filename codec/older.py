@@ -130,12 +130,15 @@ def to_pictures(frames: torch.Tensor, kind: str) -> torch.Tensor:
 
     if kind == "ycbcr_uint8":
         return frames
-    y, cb, cr = ((frames[:, :, channel].float() - offset) / span for channel, offset, span in _RANGES)
-    red, blue = y + 2 * (1 - _KR) * cr, y + 2 * (1 - _KB) * cb
-    green = (y - _KR * red - _KB * blue) / _KG
-    channels = (blue, green, red) if kind == "bgr_uint8" else (red, green, blue)
-    pictures = torch.stack(channels, 2).clamp_(0, 1)
-    return pictures if kind == "rgb_float" else (pictures * 255).round_().to(torch.uint8)
+    pictures = torch.empty(frames.shape, dtype=torch.float32 if kind == "rgb_float" else torch.uint8)
+    for index in range(frames.shape[1]):  # one at a time: floats of a whole clip fill the memory once as it is
+        y, cb, cr = ((frames[:, index, channel].float() - offset) / span for channel, offset, span in _RANGES)
+        red, blue = y + 2 * (1 - _KR) * cr, y + 2 * (1 - _KB) * cb
+        green = (y - _KR * red - _KB * blue) / _KG
+        channels = (blue, green, red) if kind == "bgr_uint8" else (red, green, blue)
+        unit = torch.stack(channels, 1).clamp_(0, 1)
+        pictures[:, index] = unit if kind == "rgb_float" else (unit * 255).round_()
+    return pictures
 
 
 def from_pictures(pictures: torch.Tensor, kind: str) -> torch.Tensor:
@@ -144,18 +147,27 @@ def from_pictures(pictures: torch.Tensor, kind: str) -> torch.Tensor:
 
     if pictures.ndim != 5 or pictures.shape[2] != 3:
         raise BitstreamError(f"old frames must be [1, T, 3, H, W], not {list(pictures.shape)}")
-    values = torch.nan_to_num(pictures.detach().cpu().float())
+    frames = torch.empty(pictures.shape, dtype=torch.uint8)
+    for index in range(pictures.shape[1]):
+        frames[:, index] = _frame(torch.nan_to_num(pictures[:, index].detach().cpu().float()), pictures.dtype, kind)
+    return frames
+
+
+def _frame(values: torch.Tensor, dtype: torch.dtype, kind: str) -> torch.Tensor:
+    """One picture [1, 3, H, W], which came as `dtype`, as YCbCr in floats that are whole and in range."""
+    import torch
+
     if kind == "ycbcr_uint8":
-        return values.round().clamp(0, 255).to(torch.uint8)
+        return values.round().clamp(0, 255)
     # 8 bits mean 8 bits whatever the decoder was asked for; floats have the range of the kind.
-    unit = values if kind == "rgb_float" and pictures.is_floating_point() else values / 255
-    red, green, blue = unit.clamp(0, 1).unbind(2)
+    unit = values if kind == "rgb_float" and dtype.is_floating_point else values / 255
+    red, green, blue = unit.clamp(0, 1).unbind(1)
     if kind == "bgr_uint8":
         red, blue = blue, red
     luma = _KR * red + _KG * green + _KB * blue
     planes = (luma, (blue - luma) / (2 * (1 - _KB)), (red - luma) / (2 * (1 - _KR)))
     scaled = [plane * span + offset for plane, (_, offset, span) in zip(planes, _RANGES, strict=True)]
-    return torch.stack(scaled, 2).round_().clamp_(0, 255).to(torch.uint8)
+    return torch.stack(scaled, 1).round_().clamp_(0, 255)
 
 
 _RANGES: Final = ((0, 16.0, 219.0), (1, 128.0, 224.0), (2, 128.0, 224.0))  # channel, offset, span
