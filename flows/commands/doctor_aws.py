@@ -139,6 +139,8 @@ def _stack(client: Callable[[str], Any], fallback: _Deployed, stack: str, descri
     outputs = {entry["OutputKey"]: entry["OutputValue"] for entry in found.get("Outputs", [])}
     name = parameters.get("Name") or fallback.name
     described.append(_Deployed(name, fallback.account, fallback.region, outputs))
+    if found["StackStatus"].endswith("_IN_PROGRESS"):
+        raise _Lacking(f"{stack} is {found['StackStatus']}: wait for it, then ask again")
     if found["StackStatus"] not in DONE:
         raise _Lacking(f"{stack} is {found['StackStatus']}: look at its events, then deploy it again")
     return f"{stack}: {found['StackStatus']}"
