@@ -38,6 +38,18 @@ StoreOption = Annotated[str, typer.Option("--store", envvar="EVOCODEC_STORE", he
 HomeOption = Annotated[Path, typer.Option("--home", envvar="EVOCODEC_HOME", help="Where the local server lives.")]
 Audio = Literal["copy", "none"]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RegionOption = Annotated[str | None, typer.Option("--region", help="AWS region; default: that of the environment.")]
+EndpointOption = Annotated[str | None, typer.Option("--endpoint-url", help="Another server that speaks AWS's API.")]
+FramesOption = Annotated[
+    str | None,
+    typer.Option("--frames", help="What old code takes: rgb_float (v2), rgb_uint8 (v1), bgr_uint8, ycbcr_uint8."),
+]
+KnobOption = Annotated[
+    str | None, typer.Option("--knob", help="The old config's rate knob, as NAME=LOW:HIGH; low is at quality 0.")
+]
+CandidatesOption = Annotated[
+    Path | None, typer.Option("--candidates", help="A folder: write what can be measured there, for `evocodec try`.")
+]
 ClipOption = Annotated[
     list[str] | None, typer.Option("--clip", help="A video file (repeatable); default: the demo clip.")
 ]
@@ -282,12 +294,96 @@ def prompt(
     print_prompt(_store_uri(store), campaign, as_json=as_json)
 
 
-@app.command()
-def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """Check this machine: one line for each part, with the remedy where something is missing."""
-    from flows.commands.doctor import diagnose
+@app.command("seed")
+def seed_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Candidates, 1 to 8.")],
+    campaign: Annotated[str, typer.Option(help="The campaign, begun or not.")] = "demo",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Have the next iteration of a campaign measure candidates of your own."""
+    from tasks.candidate import Candidate
+    from tasks.design.seeding import seed
+    from tasks.store.store import Store
 
-    findings = diagnose(_store_uri(store))
+    refs = seed(Store.open(_store_uri(store), create=True), campaign, [Candidate.load(folder) for folder in folders])
+    for folder, ref in zip(folders, refs, strict=True):
+        print(f"{folder}: {ref.experiment_id}")
+
+
+@app.command("import-code")
+def import_code_command(
+    source: Annotated[Path, typer.Argument(metavar="OLD", help="A .py file, or a folder with both agents.")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="The candidate; a new folder.")],
+    config: Annotated[Path | None, typer.Option(help="The old config, a .json file.")] = None,
+    frames: FramesOption = None,
+    knob: KnobOption = None,
+) -> None:
+    """Make a candidate of code written for the older generation."""
+    from flows.commands.migrate import import_code
+
+    import_code(source, out, config, frames=frames, knob=knob)
+    print(f"{out}: measure it with `evocodec try {out}`")
+
+
+@app.command("import-dynamodb")
+def import_dynamodb_command(
+    table: Annotated[str, typer.Argument(help="The old table of experiments; it is only read.")],
+    region: RegionOption = None,
+    endpoint_url: EndpointOption = None,
+    campaign: Annotated[str, typer.Option(help="Where they are kept.")] = "imported",
+    store: StoreOption = DEFAULT_STORE,
+    candidates: CandidatesOption = None,
+    frames: FramesOption = None,
+    knob: KnobOption = None,
+) -> None:
+    """Bring the experiments of the older generation here; exit code 1 where a row could not be read."""
+    from flows.commands.migrate import import_dynamodb, open_importer
+    from tasks.migrate.sources import Table
+
+    origin = f"dynamodb://{table}"
+    importer = open_importer(_store_uri(store), campaign, origin, frames=frames, knob=knob)
+    if not import_dynamodb(importer, Table(table, region=region, endpoint_url=endpoint_url), candidates):
+        raise typer.Exit(1)
+
+
+@app.command("import-sqs")
+def import_sqs_command(
+    queue_url: Annotated[str, typer.Argument(help="The old queue of jobs; what is kept is deleted there.")],
+    region: RegionOption = None,
+    endpoint_url: EndpointOption = None,
+    campaign: Annotated[str, typer.Option(help="Where they are kept.")] = "imported",
+    store: StoreOption = DEFAULT_STORE,
+    candidates: CandidatesOption = None,
+    frames: FramesOption = None,
+    knob: KnobOption = None,
+) -> None:
+    """Take jobs of the older generation as candidates; exit code 1 where one could not be and stayed."""
+    from flows.commands.migrate import import_sqs, open_importer
+    from tasks.migrate.sources import Queue
+
+    origin = f"sqs://{queue_url.rstrip('/').rsplit('/', 1)[-1]}"
+    importer = open_importer(_store_uri(store), campaign, origin, frames=frames, knob=knob)
+    if not import_sqs(importer, Queue.open(queue_url, region=region, endpoint_url=endpoint_url), candidates):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    store: StoreOption = DEFAULT_STORE,
+    aws: Annotated[bool, typer.Option("--aws", help="Check what is deployed on AWS instead.")] = False,
+    stack: Annotated[str, typer.Option(help="With --aws: the CloudFormation stack.")] = "evocodec",
+    region: RegionOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine: one line for each part, with the remedy where something is missing."""
+    if aws:
+        from flows.commands.doctor_aws import diagnose_aws
+
+        findings = diagnose_aws(stack, region)
+    else:
+        from flows.commands.doctor import diagnose
+
+        findings = diagnose(_store_uri(store))
     if as_json:
         print(json.dumps([vars(finding) for finding in findings], indent=2))
     else:

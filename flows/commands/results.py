@@ -31,6 +31,11 @@ def print_results(uri: str, campaign: str | None, console: Console, *, as_json: 
         console.print(f"{uri} holds no campaign yet: `evocodec run` makes one", markup=False)
     for name in chosen:
         print_leaderboard(name, _board(store, name), console)
+        moved_in = {record.experiment_id for record in store.imported(name)}
+        if moved_in:
+            console.print(
+                f"{len(moved_in)} experiments of the older generation, none of them measured here", markup=False
+            )
 
 
 def print_leaderboard(campaign: str, board: list[Standing], console: Console) -> None:

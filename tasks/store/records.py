@@ -1,9 +1,11 @@
-"""The records: three tables of plain rows, and nothing that can be derived from them.
+"""The records: three tables of plain rows, and nothing that can be derived from them; and one of what was moved in.
 
 Invariants:
 - every attempt is one append-only experiment row, also an attempt that never ran;
 - only `measured` has points; all other statuses have no scores (absent, never 0);
-- the state of a campaign is a fold over its rows.
+- the state of a campaign is a fold over its rows;
+- what another system measured is no experiment: its rows are in a table of their own, which nothing that compares,
+  ranks, counts or designs opens.
 Where rows are kept is `tasks.store.store`'s.
 """
 
@@ -142,6 +144,25 @@ class SceneRecord(Row):
     kbps: float | None = None
     psnr_y: float
     ssim_y: float
+
+
+class ImportedRecord(Row):
+    """One experiment of the older generation, as it was found there. Whatever it says of results is a claim."""
+
+    campaign: str
+    experiment_id: str = Field(description="Names it here: its old id, fit for a file, and part of a hash.")
+    attempt: int = Field(1, description="Counts its versions: one that has changed there since is imported again.")
+    origin: str = Field(description="Where it was found: dynamodb://TABLE or sqs://QUEUE.")
+    older_id: str
+    older_timestamp: str = Field("", description="As it stood there; with the id, the key of its row.")
+    older_status: str = Field("", description="What it was there: processing, completed, failed …; empty: not told.")
+    clip: str = Field("", description="The video it was for, as it was named there.")
+    claimed_json: str = Field("{}", description="The results as they stood there, by another yardstick; never used.")
+    row_hash: str = Field(description="SHA-256 of the whole row as JSON, which is kept as a blob.")
+    candidate_hash: str = Field("", description="Its code behind today's contract; empty: see `code_problem`.")
+    code_problem: str = Field("", description="Why its code is no candidate, in one line.")
+    older_started_at: datetime | None = None
+    imported_at: datetime
 
 
 VERIFIED = ".verified"

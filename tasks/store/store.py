@@ -10,6 +10,7 @@ Invariants:
 
     schema=1/experiments/campaign=<name>/<experiment_id>-<attempt>.parquet     and compact-<hash>.parquet
     schema=1/points/…    schema=1/scenes/…                                      the same names
+    schema=1/imported/campaign=<name>/<hash>.parquet                            one import
     blobs/<hash[:2]>/<hash>                                                     SHA-256 of the content
     campaigns/<name>/campaign.json
     campaigns/<name>/designs/<iteration>.json
@@ -32,7 +33,7 @@ from pydantic import TypeAdapter, ValidationError
 from codec.errors import StoreError
 from tasks.campaign import CAMPAIGN_NAME, Campaign, CandidateRef
 from tasks.store.files import Files, NameMissingError, NameTakenError
-from tasks.store.records import SCHEMA_VERSION, ExperimentRecord, PointRecord, SceneRecord
+from tasks.store.records import SCHEMA_VERSION, ExperimentRecord, ImportedRecord, PointRecord, SceneRecord
 from tasks.store.tables import MODELS, PARTITION, Entry, Key, Record, from_parquet, to_parquet
 
 FILE_STEM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -110,6 +111,23 @@ class Store:
         found = [record for record in self._of_measured("scenes", campaign) if isinstance(record, SceneRecord)]
         return sorted(found, key=lambda row: (row.campaign, row.experiment_id, row.clip, row.quality, row.scene))
 
+    def write_imported(self, records: Sequence[ImportedRecord]) -> None:
+        """Keep what one import of one campaign brought, in one file. What is on record already is read once only."""
+        if not records:
+            return
+        data = to_parquet("imported", [Entry(record.attempt, record) for record in records])
+        self._files.put(_path("imported", records[0].campaign, hashlib.sha256(data).hexdigest()), data)
+
+    def imported(self, campaign: str | None = None) -> list[ImportedRecord]:
+        """Every version of every experiment moved in, by its id."""
+        found = [
+            entry.record
+            for name in self._campaigns_of("imported", campaign)
+            for entry in self._entries("imported", name)
+            if isinstance(entry.record, ImportedRecord)
+        ]
+        return sorted(found, key=lambda record: (record.campaign, record.experiment_id, record.attempt))
+
     def compact(self, campaign: str) -> None:
         """Merge the small files of each table into one. Safe while others read and write.
 
@@ -118,6 +136,8 @@ class Store:
         """
         committed = self._keys(campaign)
         for table in MODELS:
+            if table == "imported":
+                continue  # hangs on no experiment, and an import is one file already
             files = self._read_files(table, campaign)
             merged = {path: rows for path, rows in files.items() if {row.key for row in rows} <= committed}
             if len(merged) < 2:
@@ -155,7 +175,8 @@ class Store:
 
     def campaigns(self) -> list[str]:
         """Names of all campaigns that have terms or records here."""
-        named = {*self._files.names("campaigns"), *self._campaigns_of("experiments", None)}
+        tables = (*self._campaigns_of("experiments", None), *self._campaigns_of("imported", None))
+        named = {*self._files.names("campaigns"), *tables}
         return sorted(name for name in named if re.fullmatch(CAMPAIGN_NAME, name))  # others are not ours
 
     def write_campaign(self, campaign: Campaign) -> None:

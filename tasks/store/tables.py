@@ -24,18 +24,19 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from codec.errors import StoreError
-from tasks.store.records import ExperimentRecord, PointRecord, SceneRecord
+from tasks.store.records import ExperimentRecord, ImportedRecord, PointRecord, SceneRecord
 
 if typing.TYPE_CHECKING:
     import pyarrow as pa
 
-Record = ExperimentRecord | PointRecord | SceneRecord
+Record = ExperimentRecord | PointRecord | SceneRecord | ImportedRecord
 Key = tuple[str, int]
 
 MODELS: Final[Mapping[str, type[Record]]] = {
     "experiments": ExperimentRecord,
     "points": PointRecord,
     "scenes": SceneRecord,
+    "imported": ImportedRecord,
 }
 PARTITION: Final = "campaign"
 ATTEMPT: Final = "attempt"

@@ -78,6 +78,10 @@ def test_help_lists_every_command_quickly(evocodec: Evocodec) -> None:
         "try",
         "results",
         "report",
+        "seed",
+        "import-code",
+        "import-dynamodb",
+        "import-sqs",
         "doctor",
     ):
         assert re.search(rf"^\s+{command}\s", text, re.MULTILINE), command
