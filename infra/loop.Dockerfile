@@ -33,6 +33,7 @@ WORKDIR /tmp
 ENV HOME=/tmp \
     PREFECT_HOME=/tmp/prefect \
     MPLCONFIGDIR=/tmp/matplotlib \
+    PREFECT_SERVER_UI_STATIC_DIRECTORY=/tmp/prefect/ui \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW=ignore \
     DO_NOT_TRACK=1 \

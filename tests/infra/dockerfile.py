@@ -17,6 +17,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 KNOWN = ("ARG", "FROM", "ENV", "WORKDIR", "COPY", "RUN", "USER", "VOLUME", "CMD")
+# A container's, where an image says nothing else.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # How the builder itself reaches its index; no part of the image.
 PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_DEFAULT_TIMEOUT", "HTTPS_PROXY", "https_proxy", "NO_PROXY")
 
@@ -106,7 +108,7 @@ def run(
     read_only: bool = False,
 ) -> str:
     """The output of `command` in `root`, in namespaces of its own; with `read_only`, /tmp alone can be written to."""
-    inside = ["chroot", f"--userspec={user}", str(root), "env", "-i", "PATH=/usr/local/bin:/usr/bin:/bin"]
+    inside = ["chroot", f"--userspec={user}", str(root), "env", "-i", f"PATH={PATH}"]
     inside += [f"{name}={value}" for name, value in environment.items()]
     inside += ["sh", "-c", f'cd {shlex.quote(workdir)} && exec "$@"', "sh", *command]
     place = shlex.quote(str(root))

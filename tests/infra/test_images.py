@@ -61,7 +61,7 @@ def test_the_loop_requires_nothing_that_touches_a_frame() -> None:
 
 
 def test_the_loop_works_without_the_codecs_libraries(tmp_path: Path) -> None:
-    """Everything that the loop's image does not have is put out of reach of a process that then does the loop's work."""
+    """What the loop's image does not have is put out of reach of a process that then does the loop's work."""
     present = closure(LOOP)
     missing = {
         module
@@ -97,15 +97,10 @@ def test_the_loops_image_builds_in_a_clean_root_and_works_read_only(tmp_path: Pa
     work = root / "srv"
     for script in (HERE / "loop_at_work.py", ROOT / "tests" / "tasks" / "sample_records.py"):
         shutil.copy(script, work)
-    output = dockerfile.run(
-        root,
-        ["python", "-I", "-c", "import sys; sys.path.insert(0, '/srv'); sys.argv = ['x', '/tmp'];"
-         "import runpy; runpy.run_path('/srv/loop_at_work.py', run_name='__main__')"],
-        image.environment,
-        workdir=image.workdir,
-        user=image.user,
-        read_only=True,
-    )  # fmt: skip
+    argv = "sys.path[:0], sys.argv = ['/srv'], ['', '/tmp']"
+    program = f"import runpy, sys; {argv}; runpy.run_path('/srv/loop_at_work.py', {{}}, '__main__')"
+    restricted = {"workdir": image.workdir, "user": image.user, "read_only": True}
+    output = dockerfile.run(root, ["python", "-I", "-c", program], image.environment, **restricted)
     assert json.loads(output.splitlines()[-1])["designed"] == 3
     with pytest.raises(subprocess.CalledProcessError, match="touch"):
         dockerfile.run(root, ["touch", "/usr/x"], {}, user=image.user, read_only=True)
