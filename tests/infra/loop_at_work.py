@@ -73,6 +73,9 @@ def main(folder: Path, libraries: set[str]) -> None:
         refused = ""
     except BadInputError as error:
         refused = str(error)
+    sys.argv = ["evocodec", "measure", "a.y4m", "b.y4m"]
+    with contextlib.redirect_stderr(io.StringIO()) as complaint, contextlib.suppress(SystemExit):
+        importlib.import_module("flows.cli").main()
     print(
         json.dumps(
             {
@@ -82,6 +85,7 @@ def main(folder: Path, libraries: set[str]) -> None:
                 "report_bytes": (folder / "report.html").stat().st_size,
                 "prompt_characters": len(prompt.getvalue()),
                 "refused": refused,
+                "needs_the_codec": complaint.getvalue().strip(),
                 "ecs_command": ECS_DEFAULT_COMMAND.split(),
                 "torch": "torch" in sys.modules,
             }

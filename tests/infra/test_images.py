@@ -77,6 +77,7 @@ def test_the_loop_works_without_the_codecs_libraries(tmp_path: Path) -> None:
     assert done["report_bytes"] > 1_000_000  # plotly.js is in it
     assert done["prompt_characters"] > 10_000
     assert "no Prefect server answers" in done["refused"]
+    assert "is not installed: pip install 'evocodec[codec]'" in done["needs_the_codec"]
     gpu = dockerfile.read(ROOT / "infra" / "gpu.Dockerfile")
     assert list(gpu.command) == done["ecs_command"], "what the ECS worker starts in a GPU task"
 
