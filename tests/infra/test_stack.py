@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -138,6 +139,13 @@ def test_cfn_lint_has_nothing_to_say() -> None:
     from cfnlint.api import lint_file
 
     assert [f"line {match.linenumber}: {match.rule.id} {match.message}" for match in lint_file(TEMPLATE)] == []
+
+
+def test_the_readme_names_parameters_that_there_are() -> None:
+    text = (TEMPLATE.parent / "README.md").read_text()
+    named = set(re.findall(r"(?<![\w-])([A-Z][a-z]+[A-Z][A-Za-z]+)=", text))
+    assert {"VpcId", "SubnetIds", "ImageTag", "BudgetEmail"} <= named
+    assert named <= set(template()["Parameters"])
 
 
 def test_it_is_known_what_the_stand_in_leaves_out(stack: Stack) -> None:
