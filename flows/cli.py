@@ -406,6 +406,12 @@ def main() -> NoReturn:
     except EvocodecError as error:
         print(f"evocodec: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        # The loop's installation goes without what touches a frame.
+        if error.name is None or error.name.partition(".")[0] in ("codec", "flows", "tasks"):
+            raise
+        print(f"evocodec: {error.name} is not installed: pip install 'evocodec[codec]'", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # Typer turns Ctrl-C into this code and says nothing
             print("evocodec: interrupted", file=sys.stderr, flush=True)

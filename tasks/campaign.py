@@ -77,7 +77,8 @@ class Campaign(Frozen):
         ("demo",),
         min_length=1,
         title="Clips",
-        description="Files the GPU worker can read, in any format ffmpeg reads, or 'demo' for the built-in clip.",
+        description="Files the GPU worker can read, in any format ffmpeg reads, s3://bucket/key, or 'demo' for the "
+        "built-in clip.",
     )
     select: tuple[str, ...] = Field(
         (),

@@ -80,10 +80,11 @@ def up_command(console: Console, *, port: int, cloud_keys: bool, home: Path) -> 
 def _check_clips(campaign: Campaign, console: Console) -> None:
     """Open each clip as the worker will: a bad one costs a second here and a started server there."""
     from codec.video import open_video
+    from tasks.execute.fetch import fetched
 
     for name in (*campaign.clips, *campaign.select, *campaign.sealed, *campaign.train):
         if name != "demo":
-            with open_video(name) as reader:
+            with fetched(name) as path, open_video(path) as reader:
                 for warning in reader.warnings:
                     console.print(f"{name}: {warning}", style="yellow", markup=False)
 

@@ -20,6 +20,7 @@ from codec.errors import BadInputError
 from codec.frames import Frames, VideoFormat
 from codec.quality import psnr, squared_error
 from tasks.campaign import Limits
+from tasks.execute.fetch import fetched
 
 DEMO: Final = "demo"
 # A drawn clip loses up to this many samples a side at random: enough that no block or edge lies where it lay before.
@@ -108,7 +109,7 @@ class LoadedClip:
 
 
 def load_clip(name: str, max_frames: int) -> LoadedClip:
-    """The first `max_frames` frames of the file `name`, or of the built-in clip where it is "demo".
+    """The first `max_frames` frames of the file or S3 object `name`, or of the built-in clip where it is "demo".
 
     Raises BadInputError where the file is no video or has no frame.
     """
@@ -119,7 +120,7 @@ def load_clip(name: str, max_frames: int) -> LoadedClip:
         return LoadedClip.of(name, video, frames[:max_frames])
     from codec.video import open_video
 
-    with open_video(name) as reader:
+    with fetched(name) as path, open_video(path) as reader:
         frames = reader.read(max_frames)
         return LoadedClip.of(name, reader.format, frames, reader.warnings)
 
