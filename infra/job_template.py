@@ -38,8 +38,8 @@ ENVIRONMENT = {
 
 # Prefect puts a variable's value in place of "{{ name }}" with its type kept.
 DEFAULTS: dict[str, Any] = {
-    # The engine itself, and not the default `prefect flow-run execute`: SIGTERM reaches the flow, which then says so.
-    "command": "python -m prefect.engine",
+    # What prefect-aws runs, found without PATH. It stops a run that is cancelled, which the ECS worker leaves to it.
+    "command": "python -m prefect flow-run execute",
     "container_name": CONTAINER,
     "cpu": CPU_UNITS,
     "memory": MEMORY_MIB,
@@ -93,7 +93,7 @@ CONTAINER_DEFINITION: dict[str, Any] = {
     "readonlyRootFilesystem": True,
     "linuxParameters": {
         "capabilities": {"drop": ["ALL"]},
-        "initProcessEnabled": True,  # as process 1 Python would ignore SIGTERM until Prefect has set its handler
+        "initProcessEnabled": True,  # as process 1 Python would ignore SIGTERM, and orphans would pile up
         "sharedMemorySize": "{{ shared_memory_mib }}",
         "tmpfs": [
             {"containerPath": "/tmp", "size": "{{ tmp_mib }}", "mountOptions": ["rw", "nosuid", "nodev", "noexec"]},

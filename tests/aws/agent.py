@@ -312,7 +312,8 @@ def main() -> None:
     agent = Agent(f"http://{host}:{port}")
     orders = serve_orders(agent)
     agent.credentials_uri = f"{orders}/credentials"
-    print(json.dumps({"aws": f"http://{host}:{port}", "orders": orders}), flush=True)
+    sys.stdout.write(json.dumps({"aws": f"http://{host}:{port}", "orders": orders}) + "\n")
+    sys.stdout.flush()
     while not stopped.wait(POLL_SECONDS):
         agent.poll()
     agent.stop()

@@ -124,9 +124,7 @@ class Cloud:
         self.client("sqs").create_queue(QueueName=QUEUE)
         self.cluster = self.client("ecs").create_cluster(clusterName=STACK)["cluster"]["clusterArn"]
         image = self.client("ec2").describe_images()["Images"][0]["ImageId"]
-        launched = self.client("ec2").run_instances(
-            ImageId=image, InstanceType="g4dn.xlarge", MinCount=1, MaxCount=1
-        )
+        launched = self.client("ec2").run_instances(ImageId=image, InstanceType="g4dn.xlarge", MinCount=1, MaxCount=1)
         document = json.dumps({"instanceId": launched["Instances"][0]["InstanceId"]})
         self.client("ecs").register_container_instance(cluster=STACK, instanceIdentityDocument=document)
         self.client("cloudformation").create_stack(StackName=STACK, TemplateBody=self.stack())
@@ -135,9 +133,7 @@ class Cloud:
         ec2 = self.client("ec2")
         subnet = ec2.describe_subnets()["Subnets"][0]
         groups = ec2.describe_security_groups(Filters=[{"Name": "vpc-id", "Values": [subnet["VpcId"]]}])
-        return stack_template(
-            self.cluster, subnet["SubnetId"], groups["SecurityGroups"][0]["GroupId"], **changed
-        )
+        return stack_template(self.cluster, subnet["SubnetId"], groups["SecurityGroups"][0]["GroupId"], **changed)
 
     def start_server(self) -> None:
         environment = self.environment() | {

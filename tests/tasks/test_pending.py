@@ -67,8 +67,8 @@ def test_what_was_lost_once_travels_alone() -> None:
 
 def test_only_a_candidate_that_was_late_alone_and_again_has_had_its_chance() -> None:
     late = RunOutcome(False, True, "Cancelled", "cancelled: not finished after 9 s")
-    assert late.lost_status(1, attempt=2) == "timeout"
-    assert late.lost_status(1, attempt=1) == "infrastructure"
-    assert late.lost_status(2, attempt=2) == "infrastructure"
-    assert replace(late, started=False).lost_status(1, attempt=2) == "infrastructure"
-    assert RunOutcome(False, False, "Crashed", "").lost_status(1, attempt=2) == "infrastructure"
+    assert late.lost_status(1, lost=1) == "timeout"
+    assert late.lost_status(1, lost=0) == "infrastructure"
+    assert late.lost_status(2, lost=1) == "infrastructure"
+    assert replace(late, started=False).lost_status(1, lost=1) == "infrastructure"
+    assert RunOutcome(False, False, "Crashed", "").lost_status(1, lost=1) == "infrastructure"
