@@ -95,9 +95,7 @@ def dispatch(deployment: str, parameters: dict[str, Any], campaign: str) -> UUID
         # whose answer gets lost: the client sends it again, and would have made a second run.
         run = run_deployment(deployment, parameters=parameters, timeout=0, tags=tags, idempotency_key=str(uuid4()))
     except ObjectNotFound as error:
-        raise EvocodecError(
-            f"there is no deployment {deployment!r} on this server: run `evocodec deploy`"
-        ) from error
+        raise EvocodecError(f"there is no deployment {deployment!r} on this server: run `evocodec deploy`") from error
     flow_run = cast(FlowRun, run)
     get_run_logger().info("dispatched %s as run %s", deployment, flow_run.name)
     return flow_run.id
