@@ -90,7 +90,7 @@ def proxy() -> Iterator[Proxy]:
             if not head:
                 self.wfile.write(content)
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815 - http.server's names
 
         def log_message(self, format: str, *args: object) -> None:
             return
