@@ -61,7 +61,7 @@ def stack_template(cluster: str, subnet: str, security_group: str, **changed: st
     } | changed
     return json.dumps(
         {
-            "Resources": {"Placeholder": {"Type": "AWS::CloudFormation::WaitConditionHandle"}},
+            "Resources": {"Events": {"Type": "AWS::SQS::Queue"}},
             "Outputs": {name: {"Value": value} for name, value in outputs.items() if value},
         }
     )

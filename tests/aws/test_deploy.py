@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import runpy
 from collections.abc import Iterator
-from pathlib import Path
 
 import boto3
 import pytest
 from cloud import REGION, STACK, Cloud, stack_template
+from rich.console import Console
 from running import Evocodec
 
-from flows.commands.deploy import TEMPLATE, filled_template
+from codec.errors import BadInputError
+from flows.commands.deploy import TEMPLATE, deploy_command, filled_template
 from flows.local import LocalLab
 
 CLUSTER = f"arn:aws:ecs:{REGION}:123456789012:cluster/{STACK}"
@@ -55,9 +55,9 @@ def create_stack(aws_url: str, name: str, **changed: str) -> dict[str, str]:
     return {output["OutputKey"]: output["OutputValue"] for output in outputs}
 
 
-def test_the_committed_template_is_what_the_installed_prefect_aws_gives() -> None:
-    script = Path(TEMPLATE).with_name("job_template.py")
-    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60).stdout
+def test_the_committed_template_is_what_the_installed_prefect_aws_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(TEMPLATE.with_name("job_template.py")), run_name="__main__")
+    printed = capsys.readouterr().out
     assert printed == TEMPLATE.read_text(), "run: python infra/job_template.py > infra/gpu_job_template.json"
 
 
@@ -85,23 +85,42 @@ def test_a_filled_template_gives_the_worker_what_the_stack_has(aws_url: str) -> 
     assert set(template["job_configuration"]) == set(ECSJobConfiguration.json_template())
 
 
-def test_failures_are_one_line_with_the_remedy(evocodec: Evocodec, aws_url: str, aws: dict[str, str]) -> None:
-    create_stack(aws_url, "partial", LogGroupGpu="", SecurityGroupId="")
-    create_stack(aws_url, "garbled", GpuCapacityProviderStrategy="spot first")
-    create_stack(aws_url, "whole")
-    no_region = {name: value for name, value in aws.items() if name != "AWS_DEFAULT_REGION"}
-    for arguments, environment, words in [
-        (["--target", "moon"], aws, "--target moon: give local or aws"),
-        (["--target", "aws"], no_region, "no AWS region: set AWS_REGION"),
-        (["--target", "aws", "--stack", "none"], aws, "no stack 'none' in this account and region"),
-        (["--target", "aws", "--stack", "partial"], aws, "has no output LogGroupGpu, SecurityGroupId: update it"),
-        (["--target", "aws", "--stack", "garbled"], aws, "GpuCapacityProviderStrategy is not a JSON list"),
-        (["--target", "aws", "--stack", "whole", "--server", NOBODY], aws, f"no Prefect server answers at {NOBODY}"),
-    ]:
-        done = evocodec("deploy", *arguments, **environment)
-        assert done.returncode == 2, done.stderr
-        [line] = done.stderr.splitlines()
-        assert words in line
+@pytest.mark.parametrize(
+    ("stack", "changed", "words"),
+    [
+        ("", {}, "no stack 'none' in this account and region: deploy infra/evocodec.yaml"),
+        ("partial", {"LogGroupGpu": "", "SecurityGroupId": ""}, "no output LogGroupGpu, SecurityGroupId: update it"),
+        ("garbled", {"GpuCapacityProviderStrategy": "spot"}, "GpuCapacityProviderStrategy is not a JSON list"),
+        ("whole", {}, f"no Prefect server answers at {NOBODY}: open the tunnel"),
+        ("own", {"PrefectApiUrl": f"{NOBODY}/own"}, f"no Prefect server answers at {NOBODY}/own: open the tunnel"),
+    ],
+)
+def test_a_failure_is_one_line_with_the_remedy(
+    aws_url: str,
+    aws: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    stack: str,
+    changed: dict[str, str],
+    words: str,
+) -> None:
+    for name, value in aws.items():
+        monkeypatch.setenv(name, value)
+    if stack:
+        create_stack(aws_url, stack, **changed)
+    with pytest.raises(BadInputError) as raised:
+        deploy_command(
+            "aws", Console(), server="" if stack == "own" else NOBODY, stack=stack or "none", image_tag="latest"
+        )
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_without_a_region_the_command_says_so(evocodec: Evocodec, aws: dict[str, str]) -> None:
+    environment = {name: value for name, value in aws.items() if name != "AWS_DEFAULT_REGION"}
+    done = evocodec("deploy", "--target", "aws", **environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("evocodec: no AWS region: set AWS_REGION")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_pool_of_another_type_is_not_replaced(
