@@ -44,6 +44,8 @@ VERIFY = "verify/evocodec"
 
 POLL_SECONDS = 1.0  # SQLite locks under faster polling by several loops
 CANCEL_GRACE_SECONDS = 30.0  # what a worker gets to stop a run before the run is declared cancelled over its head
+# And for one that has not begun. The ECS worker leaves its task in the queue: once begun, it sees its state and ends.
+QUEUED_GRACE_SECONDS = 5.0
 SERVER_SILENCE_SECONDS = 1800.0  # longer than a server takes to be moved to another host
 
 ALIVE = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED)
@@ -202,7 +204,7 @@ def _explanation(client: SyncPrefectClient, flow_run_id: UUID) -> str:
 
 def _cancel_late(client: SyncPrefectClient, flow_run_id: UUID, seconds: float, *, begun: bool) -> RunOutcome:
     client.set_flow_run_state(flow_run_id, Cancelling())
-    grace = time.monotonic() + CANCEL_GRACE_SECONDS
+    grace = time.monotonic() + (CANCEL_GRACE_SECONDS if begun else QUEUED_GRACE_SECONDS)
     while (run := _read(client, flow_run_id)) is None or run.state is None or not run.state.is_final():
         if time.monotonic() >= grace:
             client.set_flow_run_state(flow_run_id, Cancelled(), force=True)
