@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ STACK = "evocodec"
 BUCKET = f"{STACK}-123456789012-{REGION}"
 QUEUE = f"{STACK}-ecs-events"
 START_SECONDS = 90
+PR_SET_PDEATHSIG = 1
 
 
 def within(seconds: float, condition: Callable[[], Any], what: str) -> Any:
@@ -65,6 +67,11 @@ def stack_template(cluster: str, subnet: str, security_group: str, **changed: st
             "Outputs": {name: {"Value": value} for name, value in outputs.items() if value},
         }
     )
+
+
+def end_with_parent() -> None:
+    """Whoever kills the tests leaves nothing running."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class Cloud:
@@ -199,6 +206,7 @@ class Cloud:
                 stdout=log if stdout is None else stdout,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
             )
         self.parts[name] = process
         return process
