@@ -156,7 +156,7 @@ class Campaign(Frozen):
         description="A batch that works for longer than this is cancelled; its time in the queue does not count.",
     )
     queue_timeout_seconds: float = Field(
-        3600,
+        14400,  # other campaigns' batches may come first, and spot capacity comes back in hours
         gt=0,
         title="Queue timeout (s)",
         description="The campaign stops where the GPU pool begins nothing for so long; running it again resumes it.",
