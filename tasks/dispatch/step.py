@@ -153,7 +153,7 @@ def _follow(client: SyncPrefectClient, flow_run_id: UUID, timeout_seconds: float
             heard = time.monotonic()
             if run.state is not None and run.state.is_final():
                 return _outcome(client, run)
-            if not begun and run.start_time is not None:
+            if not begun and _has_begun(run):
                 begun, deadline = True, heard + timeout_seconds
             if heard >= deadline:
                 return _cancel_late(client, flow_run_id, timeout_seconds if begun else queue_seconds, begun=begun)
@@ -174,6 +174,11 @@ def _read(client: SyncPrefectClient, flow_run_id: UUID) -> FlowRun | None:
         return None
 
 
+def _has_begun(run: FlowRun) -> bool:
+    """By its count: Prefect gives a start time to what ended in the queue, too."""
+    return run.run_count > 0
+
+
 def _outcome(client: SyncPrefectClient, run: FlowRun) -> RunOutcome:
     assert run.state is not None
     message = run.state.message or ""
@@ -184,7 +189,7 @@ def _outcome(client: SyncPrefectClient, run: FlowRun) -> RunOutcome:
         late=False,
         state=run.state.name or run.state.type.value,
         message=message,
-        started=run.start_time is not None,
+        started=_has_begun(run),
         interrupted=run.state.is_crashed() and any(words in message for words in (TOLD_TO_STOP, *INTERRUPTIONS)),
     )
 
