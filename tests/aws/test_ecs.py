@@ -213,6 +213,25 @@ def test_the_queue_has_a_limit_and_does_not_eat_the_time_of_the_run(cloud: Cloud
     assert Store.open(STORE).experiments("starved") == []
 
 
+def test_a_campaign_without_capacity_stops_and_says_so(cloud: Cloud) -> None:
+    cloud.order("/capacity/none")
+    try:
+        starving = campaign("starving", queue_timeout_seconds=10).model_dump_json()
+        done = subprocess.run(
+            [sys.executable, "-c", RUN_LOOP, starving],
+            env=cloud.environment(),
+            capture_output=True,
+            text=True,
+            timeout=MINUTES,
+        )
+    finally:
+        cloud.order("/capacity/some")
+    assert done.returncode != 0
+    assert "no anchors run began in 10 s" in done.stderr
+    assert Store.open(STORE).experiments("starving") == []
+    within(120, cloud.all_over, "its task ends")
+
+
 def test_what_is_cancelled_stops(cloud: Cloud) -> None:
     anchors = Anchors(cloud, "unwanted")
     anchors.begun()
