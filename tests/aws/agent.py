@@ -6,6 +6,7 @@ the container's stopTimeout, and each change of state becomes an EventBridge mes
 not: images (the command runs from this Python), cgroups, a read-only root, the network of a VPC, a GPU, IAM.
 
 `python agent.py` prints one line of JSON: {"aws": the endpoint of AWS, "orders": the address of the control below}.
+What tasks print is in ./tasks.
 
     POST /capacity/none     tasks stay PROVISIONING, as while an instance is sought      POST /capacity/some
     POST /place/fail        tasks in PROVISIONING end as `TaskFailedToStart`
@@ -23,7 +24,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -68,7 +68,8 @@ class Agent:
         self._tasks: dict[str, Running] = {}
         self._capacity = True
         self._lock = threading.Lock()
-        self._folder = Path(tempfile.mkdtemp(prefix="ecs-agent-"))
+        self._folder = Path.cwd() / "tasks"
+        self._folder.mkdir()
         self.credentials_uri = ""
 
     # What a task is
