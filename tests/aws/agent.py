@@ -128,10 +128,9 @@ class Agent:
             "AWS_ENDPOINT_URL": self._endpoint,
             **{item["name"]: item["value"] for item in declared},
         }
-        number = len(self._tasks)
-        working_directory = self._folder / f"task-{number}"
+        working_directory = self._folder / str(running.task.id)
         working_directory.mkdir()
-        with (self._folder / f"task-{number}.log").open("wb") as log:
+        with working_directory.with_suffix(".log").open("wb") as log:
             running.process = subprocess.Popen(
                 override["command"],
                 executable=sys.executable if override["command"][0] == "python" else None,
