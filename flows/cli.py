@@ -125,6 +125,26 @@ def up(
     up_command(_console(), port=port, cloud_keys=cloud_keys, home=home)
 
 
+@app.command()
+def deploy(
+    target: Annotated[
+        str, typer.Option(help="What runs the gpu pool: local (processes) or aws (ECS tasks).")
+    ] = "local",
+    stack: Annotated[str, typer.Option(help="The CloudFormation stack, with --target aws.")] = "evocodec",
+    server: Annotated[
+        str,
+        typer.Option(envvar="PREFECT_API_URL", help="API URL of the server; default: the stack's, or port 4200."),
+    ] = "",
+    image_tag: Annotated[str, typer.Option(help="Which image of the stack's repository GPU tasks run.")] = "latest",
+) -> None:
+    """Make the work pools and register the deployments on a Prefect server; again after every change."""
+    from flows.commands.deploy import deploy_command
+
+    if target not in ("local", "aws"):
+        raise BadInputError(f"--target {target}: give local or aws")
+    deploy_command(target, _console(), server=server, stack=stack, image_tag=image_tag)  # type: ignore[arg-type]
+
+
 @app.command("demo-clip")
 def demo_clip_command(out: Annotated[Path, typer.Argument(help="A .y4m, .mkv or .mp4 file.")]) -> None:
     """Write the demo clip: four scenes, 320×180, 25 frames per second."""

@@ -13,7 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.exceptions import ObjectNotFound, PrefectException, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -27,7 +27,7 @@ from tasks.store.store import Store
 
 LOOP = "research-loop/evocodec"
 POLL_SECONDS = 1.0
-LOST_SECONDS = 30.0  # of silence, after which a server is taken for dead
+LOST_SECONDS = 600.0  # of silence, after which a server is taken for dead; a restart takes minutes
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,13 @@ def _create(campaign: Campaign) -> FlowRun:
         )
         return cast(FlowRun, flow_run)
     except ObjectNotFound as error:
-        raise EvocodecError(f"the server has no deployment {LOOP!r}: run `prefect deploy --all` against it") from error
+        raise EvocodecError(f"the server has no deployment {LOOP!r}: run `evocodec deploy` against it") from error
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != httpx.codes.CONFLICT:
+            raise
+        raise EvocodecError(
+            f"the server's deployment {LOOP!r} is of another version: run `evocodec deploy` against it"
+        ) from error
 
 
 def _follow(

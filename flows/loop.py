@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -35,11 +35,15 @@ from tasks.design.budget import ledger, stopped_by
 from tasks.design.designer import make_designer
 from tasks.design.rejected import paid_for
 from tasks.design.step import design
-from tasks.dispatch.pending import MAX_ATTEMPTS, next_batch, pending, unverified, verification_of
+from tasks.dispatch.pending import MAX_ATTEMPTS, MAX_INTERRUPTIONS, next_batch, pending, unverified, verification_of
 from tasks.dispatch.step import ANCHORS, EXPERIMENT, VERIFY, RunOutcome, dispatch, wait
-from tasks.store.records import ExperimentRecord, Kind
+from tasks.store.records import INTERRUPTED, ExperimentRecord, Kind
 from tasks.store.store import Store
 from tasks.store.terms import require_same_terms
+
+# Between two tries to have a run begun: capacity comes back in seconds or in hours.
+FIRST_PAUSE_SECONDS = 5.0
+LONGEST_PAUSE_SECONDS = 600.0
 
 
 @flow(name="research-loop", flow_run_name="{campaign.name}")
@@ -113,11 +117,31 @@ def on_gpu_pool(
 ) -> RunOutcome:
     """Have a batch worked on, and wait for it."""
     parameters = {"batch": Batch(campaign=campaign, candidates=batch, sealed=sealed).model_dump(mode="json")}
-    outcome = wait(dispatch(deployment, parameters, campaign.name), campaign.experiment_timeout_seconds)
+    outcome = run_begun(deployment, campaign, parameters)
     if outcome.state == "Failed":
         # A candidate's failure is a record, so this one is everybody's: the clips, the store, the harness.
         raise EvocodecError(f"the {deployment.split('/')[0]} run failed: {outcome.message}")
     return outcome
+
+
+def run_begun(deployment: str, campaign: Campaign, parameters: dict[str, Any]) -> RunOutcome:
+    """Dispatch and wait. A run that no machine was found for is nobody's attempt: it is dispatched again."""
+    given_up = time.monotonic() + campaign.queue_timeout_seconds
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        left = max(0.0, given_up - time.monotonic())
+        outcome = wait(dispatch(deployment, parameters, campaign.name), campaign.experiment_timeout_seconds, left)
+        if outcome.started or outcome.state not in ("Crashed", "Cancelled"):
+            return outcome
+        if time.monotonic() + pause >= given_up:
+            raise EvocodecError(
+                f"no {deployment.split('/')[0]} run began in {campaign.queue_timeout_seconds:.0f} s "
+                f"({outcome.message}): is a worker running on its work pool, and has it capacity? "
+                "Run the campaign again to resume it"
+            )
+        get_run_logger().warning("%s never began, again in %.0f s: %s", deployment, pause, outcome.message)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def open_campaign(campaign: Campaign) -> Store:
@@ -154,9 +178,12 @@ def _began(run: FlowRun) -> tuple[datetime, str]:
 def measure_anchors(store: Store, campaign: Campaign) -> None:
     """All anchors measured, now or before. Without them no candidate can be judged, so their failure ends the loop."""
     parameters = {"campaign": campaign.model_dump(mode="json")}
-    for _ in range(MAX_ATTEMPTS):
-        outcome = wait(dispatch(ANCHORS, parameters, campaign.name), campaign.experiment_timeout_seconds)
-        if outcome.state != "Crashed":  # a crash is the worker's; anything else would only happen again
+    lost = 0
+    for _ in range(MAX_INTERRUPTIONS):
+        outcome = run_begun(ANCHORS, campaign, parameters)
+        lost += not outcome.interrupted
+        # A crash is the worker's; anything else would only happen again.
+        if outcome.state != "Crashed" or lost == MAX_ATTEMPTS:
             break
     if not outcome.completed:
         raise EvocodecError(f"the anchors could not be measured: {outcome.message}")
@@ -193,9 +220,9 @@ def record_lost(
                 kind=kind,
                 iteration=ref.iteration,
                 attempt=ref.attempt,
-                status=outcome.lost_status(len(batch), ref.attempt) if kind == "candidate" else "infrastructure",
+                status=outcome.lost_status(len(batch), ref.lost) if kind == "candidate" else "infrastructure",
                 reason=reason,
-                stage="dispatch",
+                stage=INTERRUPTED if outcome.interrupted else "dispatch",
                 candidate_hash=ref.candidate_hash,
                 **(paid.model_dump() if paid is not None else {}),
                 host=socket.gethostname(),

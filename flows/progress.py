@@ -26,9 +26,11 @@ class ProgressArtifact:
     """One progress artifact of the current flow run. Losing an update is logged; it never stops the work."""
 
     def __init__(self, key: str) -> None:
-        self._id = cast(UUID, create_progress_artifact(0.0, key=key, description="starting"))
+        self._key = key
+        self._id: UUID | None = None
         self._last = 0.0
         self._lock = threading.Lock()
+        self.update(0.0, "starting", force=True)
 
     def update(self, fraction: float, text: str, *, force: bool = False) -> None:
         """`fraction` in [0, 1]. Called from any thread; updates that come too fast are dropped unless forced."""
@@ -37,8 +39,12 @@ class ProgressArtifact:
             if not force and now - self._last < UPDATE_SECONDS:
                 return
             self._last = now
+        percent = round(100 * fraction, 1)
         try:
-            update_progress_artifact(self._id, progress=round(100 * fraction, 1), description=text)
+            if self._id is None:
+                self._id = cast(UUID, create_progress_artifact(percent, key=self._key, description=text))
+            else:
+                update_progress_artifact(self._id, progress=percent, description=text)
         except (PrefectException, httpx.HTTPError) as error:
             get_logger("evocodec").warning("progress was not reported: %s", error)
 

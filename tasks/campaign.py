@@ -151,7 +151,16 @@ class Campaign(Frozen):
         description="End early once one candidate meets every target on every clip.",
     )
     experiment_timeout_seconds: float = Field(
-        3600, gt=0, title="Batch timeout (s)", description="A dispatched batch later than this is cancelled."
+        3600,
+        gt=0,
+        title="Batch timeout (s)",
+        description="A batch that works for longer than this is cancelled; its time in the queue does not count.",
+    )
+    queue_timeout_seconds: float = Field(
+        14400,  # other campaigns' batches may come first, and spot capacity comes back in hours
+        gt=0,
+        title="Queue timeout (s)",
+        description="The campaign stops where the GPU pool begins nothing for so long; running it again resumes it.",
     )
     budget: Budget = Field(
         default_factory=Budget, title="Budget", description="Hard caps: no iteration begins that would pass one."
@@ -190,6 +199,7 @@ class CandidateRef(Frozen):
     candidate_hash: str = Field(pattern=r"^[0-9a-f]{64}$", title="Candidate", description="SHA-256 of its folder.")
     iteration: int = Field(0, ge=0, title="Iteration")
     attempt: int = Field(1, ge=1, title="Attempt", description="Above 1 after a failure of the infrastructure.")
+    lost: int = Field(0, ge=0, title="Lost", description="Earlier attempts that failed so; interruptions left out.")
 
 
 class Batch(Frozen):

@@ -1,11 +1,13 @@
 """Which candidates of an iteration still have to be measured: a fold over the records.
 
-An attempt that the infrastructure lost is tried again; every other outcome is final. Sending a batch to the work pool
+An attempt that the infrastructure lost is tried again, a few times; one that was interrupted is tried again and not
+counted; every other outcome is final. Sending a batch to the work pool
 is `tasks.dispatch.step`'s.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from tasks.campaign import CandidateRef
@@ -13,6 +15,8 @@ from tasks.store.records import ExperimentRecord, Status, verification_id
 
 # Three times lost is a worker that cannot run this batch (out of memory, say); a fourth time would only cost money.
 MAX_ATTEMPTS = 3
+# An interruption says nothing of what it hit; but what never comes to an end between two of them never will.
+MAX_INTERRUPTIONS = 20
 RETRIED: tuple[Status, ...] = ("infrastructure",)
 
 
@@ -26,17 +30,23 @@ def pending(
 
     `retried` are the outcomes that are not final. An anchor has no idea that could have failed: all but `measured` are.
     """
-    lost: dict[str, int] = {}
+    attempts: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    interrupted: Counter[str] = Counter()
     final: set[str] = set()
     for record in records:
-        if record.status in retried:
-            lost[record.experiment_id] = max(lost.get(record.experiment_id, 0), record.attempt)
-        else:
-            final.add(record.experiment_id)
+        name = record.experiment_id
+        if record.status not in retried:
+            final.add(name)
+            continue
+        attempts[name] = max(attempts[name], record.attempt)
+        (interrupted if record.interrupted else lost)[name] += 1
     return tuple(
-        ref.model_copy(update={"attempt": lost.get(ref.experiment_id, 0) + 1})
+        ref.model_copy(update={"attempt": attempts[ref.experiment_id] + 1, "lost": lost[ref.experiment_id]})
         for ref in design
-        if ref.experiment_id not in final and lost.get(ref.experiment_id, 0) < MAX_ATTEMPTS
+        if ref.experiment_id not in final
+        and lost[ref.experiment_id] < MAX_ATTEMPTS
+        and interrupted[ref.experiment_id] < MAX_INTERRUPTIONS
     )
 
 
@@ -45,7 +55,7 @@ def next_batch(waiting: Sequence[CandidateRef]) -> tuple[CandidateRef, ...]:
 
     A candidate that its worker does not survive is lost three times; whoever shared its batch only once.
     """
-    fresh = tuple(ref for ref in waiting if ref.attempt == 1)
+    fresh = tuple(ref for ref in waiting if not ref.lost)
     return fresh or tuple(waiting[:1])
 
 
@@ -58,9 +68,9 @@ def unverified(design: Sequence[CandidateRef], records: Sequence[ExperimentRecor
     """The candidates of `design` that are measured and have not been decoded again, each with its next attempt."""
     latest = {record.experiment_id: record for record in sorted(records, key=lambda record: record.attempt)}
     measured = [ref for ref in design if (found := latest.get(ref.experiment_id)) and found.status == "measured"]
-    waiting = {ref.experiment_id: ref.attempt for ref in pending([verification_of(ref) for ref in measured], records)}
+    waiting = {ref.experiment_id: ref for ref in pending([verification_of(ref) for ref in measured], records)}
     return tuple(
-        ref.model_copy(update={"attempt": waiting[verification_id(ref.experiment_id)]})
+        waiting[verification_id(ref.experiment_id)].model_copy(update={"experiment_id": ref.experiment_id})
         for ref in measured
         if verification_id(ref.experiment_id) in waiting
     )

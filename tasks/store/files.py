@@ -21,6 +21,7 @@ from codec.errors import StoreError
 REMEDY: Final = "use a folder you may write to, or s3://bucket/prefix"
 # Readers of parquet folders (arrow, pandas, DuckDB) skip names that begin with a dot.
 TEMPORARY: Final = ".tmp-"
+WRITER: Final = "writer"  # S3 metadata of a file that was not to replace another: who wrote it
 
 
 class NameTakenError(Exception):
@@ -108,10 +109,13 @@ class Files:
                     except FileExistsError as error:
                         raise NameTakenError(path) from error
                 return
+            writer = uuid.uuid4().hex
             try:
-                self._fs.pipe_file(self._at(path), data, mode="create")
+                self._fs.pipe_file(self._at(path), data, mode="create", Metadata={WRITER: writer})
             except FileExistsError as error:
-                raise NameTakenError(path) from error
+                # An answer that got lost makes the client send again what was written: then the name is taken by us.
+                if self._fs.metadata(self._at(path)).get(WRITER) != writer:
+                    raise NameTakenError(path) from error
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is gone already is no error."""

@@ -25,6 +25,8 @@ Kind = Literal["candidate", "anchor", "control", "verification"]
 # Which clips: those a designer sees, those that decide a promotion, those that are a user's last word.
 Split = Literal["dev", "select", "sealed"]
 Track = Literal["overfitted", "amortised"]
+# The stage of an attempt that was told to stop from outside, as by a spot instance's notice: it has done nothing wrong.
+INTERRUPTED = "interrupted"
 StageName = Literal["check", "train", "tiny", "duplicate", "short", "dev", "canaries", "repeat", "select", "sealed"]
 
 
@@ -85,6 +87,10 @@ class ExperimentRecord(Row):
     flow_run_id: str = ""
     started_at: datetime
     finished_at: datetime
+
+    @property
+    def interrupted(self) -> bool:
+        return self.status == "infrastructure" and self.stage == INTERRUPTED
 
 
 class PointRecord(Row):

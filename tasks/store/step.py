@@ -9,8 +9,17 @@ from tasks.execute.attempt import Attempt
 from tasks.store.records import ExperimentRecord
 from tasks.store.store import Store
 
+# What was measured took minutes of a GPU: it outlasts a store that is out of order for as long.
+RETRY_SECONDS = [5.0, 30.0, 120.0]
 
-@task(name="persist", task_run_name="persist {attempt.record.experiment_id}", cache_policy=NO_CACHE, retries=2)
+
+@task(
+    name="persist",
+    task_run_name="persist {attempt.record.experiment_id}",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_SECONDS),
+    retry_delay_seconds=RETRY_SECONDS,
+)
 def persist(attempt: Attempt, store_uri: str) -> str:
     """Write blobs and controls, then the rows; the experiment row comes last and commits. Returns the status."""
     store = Store.open(store_uri)
@@ -24,7 +33,12 @@ def persist(attempt: Attempt, store_uri: str) -> str:
     return attempt.record.status
 
 
-@task(name="persist verification", cache_policy=NO_CACHE, retries=2)
+@task(
+    name="persist verification",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_SECONDS),
+    retry_delay_seconds=RETRY_SECONDS,
+)
 def persist_verification(record: ExperimentRecord, experiment_id: str, store_uri: str) -> str:
     """Write the verification of that experiment; a cheat quarantines the experiment first. Returns the status."""
     store = Store.open(store_uri)

@@ -16,6 +16,7 @@ MAY_CHANGE = {
     "hours",
     "stop_when_met",
     "experiment_timeout_seconds",
+    "queue_timeout_seconds",
     "store",
     "targets",
     "designer",

@@ -255,7 +255,7 @@ def test_a_late_batch_is_cancelled_and_recorded_as_infrastructure(lab: LocalLab,
             timeout=0,
             as_subflow=False,
         )
-        outcome = wait.fn(run.id, 6.0)
+        outcome = wait.fn(run.id, 6.0, 60.0)
         assert outcome.late
         assert not outcome.completed
         assert "not finished after 6 s" in outcome.message

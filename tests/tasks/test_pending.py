@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 
 from tasks.campaign import CandidateRef
-from tasks.dispatch.pending import MAX_ATTEMPTS, next_batch, pending
+from tasks.dispatch.pending import MAX_ATTEMPTS, MAX_INTERRUPTIONS, next_batch, pending
 from tasks.dispatch.step import RunOutcome
-from tasks.store.records import ExperimentRecord, Status
+from tasks.store.records import INTERRUPTED, ExperimentRecord, Status
 
 DESIGN = tuple(CandidateRef(experiment_id=name, candidate_hash="0" * 64) for name in ("a", "b"))
 
@@ -46,6 +46,28 @@ def test_what_the_infrastructure_lost_is_tried_again_but_not_for_ever() -> None:
     assert [ref.experiment_id for ref in pending(DESIGN, lost)] == ["b"]
 
 
+def interruption(experiment_id: str, attempt: int) -> ExperimentRecord:
+    return record(experiment_id, "infrastructure", attempt).model_copy(update={"stage": INTERRUPTED})
+
+
+def test_an_interruption_uses_up_no_attempt_and_parts_no_batch() -> None:
+    hunted = [interruption(name, attempt) for name in "ab" for attempt in range(1, MAX_INTERRUPTIONS)]
+    again = pending(DESIGN, hunted)
+    assert [(ref.experiment_id, ref.attempt, ref.lost) for ref in again] == [
+        ("a", MAX_INTERRUPTIONS, 0),
+        ("b", MAX_INTERRUPTIONS, 0),
+    ]
+    assert next_batch(again) == again
+    lost = [*hunted, record("a", "infrastructure", MAX_INTERRUPTIONS)]
+    assert [ref.experiment_id for ref in next_batch(pending(DESIGN, lost))] == ["b"]
+
+
+def test_interruptions_have_an_end_too() -> None:
+    """What takes longer than a machine lives would be begun for ever."""
+    hunted = [interruption("a", attempt) for attempt in range(1, MAX_INTERRUPTIONS + 1)]
+    assert [ref.experiment_id for ref in pending(DESIGN, hunted)] == ["b"]
+
+
 def test_a_success_after_a_loss_is_final() -> None:
     records = [record("a", "infrastructure"), record("a", "measured", 2)]
     assert [ref.experiment_id for ref in pending(DESIGN, records)] == ["b"]
@@ -67,8 +89,8 @@ def test_what_was_lost_once_travels_alone() -> None:
 
 def test_only_a_candidate_that_was_late_alone_and_again_has_had_its_chance() -> None:
     late = RunOutcome(False, True, "Cancelled", "cancelled: not finished after 9 s")
-    assert late.lost_status(1, attempt=2) == "timeout"
-    assert late.lost_status(1, attempt=1) == "infrastructure"
-    assert late.lost_status(2, attempt=2) == "infrastructure"
-    assert replace(late, started=False).lost_status(1, attempt=2) == "infrastructure"
-    assert RunOutcome(False, False, "Crashed", "").lost_status(1, attempt=2) == "infrastructure"
+    assert late.lost_status(1, lost=1) == "timeout"
+    assert late.lost_status(1, lost=0) == "infrastructure"
+    assert late.lost_status(2, lost=1) == "infrastructure"
+    assert replace(late, started=False).lost_status(1, lost=1) == "infrastructure"
+    assert RunOutcome(False, False, "Crashed", "").lost_status(1, lost=1) == "infrastructure"
