@@ -135,7 +135,7 @@ def deploy(
         str,
         typer.Option(envvar="PREFECT_API_URL", help="API URL of the server; default: the stack's, or port 4200."),
     ] = "",
-    image_tag: Annotated[str, typer.Option(help="Which image of the stack's repository GPU tasks run.")] = "latest",
+    image_tag: Annotated[str, typer.Option(help="Which image GPU tasks run; default: the stack's own.")] = "",
 ) -> None:
     """Make the work pools and register the deployments on a Prefect server; again after every change."""
     from flows.commands.deploy import deploy_command

@@ -30,10 +30,13 @@ NEEDED_OUTPUTS = (
     "GpuExecutionRoleArn",
     "GpuRepositoryUri",
     "GpuTaskRoleArn",
+    "ImageTag",
     "LogGroupGpu",
     "SecurityGroupId",
     "SubnetIds",
 )
+
+NO_IMAGE = "-"  # what the stack says while its ImageTag is empty
 
 
 def deploy_command(
@@ -83,6 +86,9 @@ def filled_template(stack: str, outputs: Mapping[str, str], image_tag: str) -> d
     missing = [name for name in NEEDED_OUTPUTS if not outputs.get(name)]
     if missing:
         raise BadInputError(f"the stack {stack!r} has no output {', '.join(missing)}: update it to infra/evocodec.yaml")
+    tag = image_tag or outputs["ImageTag"]
+    if tag == NO_IMAGE:
+        raise BadInputError(f"the stack {stack!r} has no image yet: push one, and update the stack with ImageTag")
     template: dict[str, Any] = copy.deepcopy(json.loads(TEMPLATE.read_text()))
     properties = template["variables"]["properties"]
     log_group = outputs["LogGroupGpu"]
@@ -90,7 +96,7 @@ def filled_template(stack: str, outputs: Mapping[str, str], image_tag: str) -> d
     values = {
         "cluster": outputs["ClusterArn"],
         "family": log_group.strip("/").replace("/", "-"),  # /NAME/gpu is the log group of the family NAME-gpu
-        "image": f"{outputs['GpuRepositoryUri']}:{image_tag}",
+        "image": f"{outputs['GpuRepositoryUri']}:{tag}",
         "task_role_arn": outputs["GpuTaskRoleArn"],
         "execution_role_arn": outputs["GpuExecutionRoleArn"],
         "capacity_provider_strategy": _strategy(stack, outputs["GpuCapacityProviderStrategy"]),

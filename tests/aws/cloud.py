@@ -50,6 +50,7 @@ def stack_template(cluster: str, subnet: str, security_group: str, **changed: st
         "GpuTaskRoleArn": f"{role}/{STACK}-gpu-task",
         "GpuExecutionRoleArn": f"{role}/{STACK}-gpu-execution",
         "GpuRepositoryUri": f"123456789012.dkr.ecr.{REGION}.amazonaws.com/{STACK}/gpu",
+        "ImageTag": "v7",
         "EventQueueName": QUEUE,
         "LogGroupGpu": f"/{STACK}/gpu",
         "SubnetIds": subnet,

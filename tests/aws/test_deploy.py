@@ -90,6 +90,7 @@ def test_a_filled_template_gives_the_worker_what_the_stack_has(aws_url: str) -> 
     [
         ("", {}, "no stack 'none' in this account and region: deploy infra/evocodec.yaml"),
         ("partial", {"LogGroupGpu": "", "SecurityGroupId": ""}, "no output LogGroupGpu, SecurityGroupId: update it"),
+        ("unbuilt", {"ImageTag": "-"}, "has no image yet: push one, and update the stack with ImageTag"),
         ("garbled", {"GpuCapacityProviderStrategy": "spot"}, "GpuCapacityProviderStrategy is not a JSON list"),
         ("whole", {}, f"no Prefect server answers at {NOBODY}: open the tunnel"),
         ("own", {"PrefectApiUrl": f"{NOBODY}/own"}, f"no Prefect server answers at {NOBODY}/own: open the tunnel"),
@@ -108,9 +109,7 @@ def test_a_failure_is_one_line_with_the_remedy(
     if stack:
         create_stack(aws_url, stack, **changed)
     with pytest.raises(BadInputError) as raised:
-        deploy_command(
-            "aws", Console(), server="" if stack == "own" else NOBODY, stack=stack or "none", image_tag="latest"
-        )
+        deploy_command("aws", Console(), server="" if stack == "own" else NOBODY, stack=stack or "none", image_tag="")
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
 

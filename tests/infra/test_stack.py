@@ -354,7 +354,7 @@ def test_gpus_scale_from_zero_spot_and_on_demand(stack: Stack) -> None:
 
 def test_events_of_this_cluster_reach_the_queue(stack: Stack) -> None:
     events, sqs = stack.client("events"), stack.client("sqs")
-    (rule,) = events.list_rules()["Rules"]
+    (rule,) = events.list_rules(NamePrefix="evocodec-ecs-events")["Rules"]
     pattern = json.loads(rule["EventPattern"])
     assert pattern["detail"] == {"clusterArn": [stack.outputs["ClusterArn"]]}
     assert (pattern["source"], pattern["detail-type"]) == (["aws.ecs"], ["ECS Task State Change"])
@@ -388,6 +388,7 @@ def test_logs_are_kept_for_a_while_and_images_are_scanned(stack: Stack) -> None:
     assert {group["logGroupName"]: group["retentionInDays"] for group in groups} == {
         "/evocodec/gpu": 30,
         "/evocodec/loop": 30,
+        "/evocodec/spot-notices": 30,
     }
     ecr = stack.client("ecr")
     repositories = ecr.describe_repositories()["repositories"]
@@ -397,3 +398,60 @@ def test_logs_are_kept_for_a_while_and_images_are_scanned(stack: Stack) -> None:
     for part in resources("AWS::ECR::Repository").values():
         assert part["Properties"]["ImageScanningConfiguration"] == {"ScanOnPush": True}  # moto loses these two
         assert len(json.loads(part["Properties"]["LifecyclePolicy"]["LifecyclePolicyText"])["rules"]) == 2
+
+
+def test_a_spot_notice_stops_the_tasks_of_that_instance_alone(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function's own code, on instances and tasks of the deployed cluster."""
+    ecs = stack.client("ecs")
+    cluster = stack.outputs["ClusterArn"]
+    instances = [instance_of(stack, cluster) for _ in range(2)]
+    ecs.register_task_definition(family="any", containerDefinitions=[{"name": "one", "image": "any", "memory": 8}])
+    tasks = [
+        ecs.start_task(cluster=cluster, taskDefinition="any", containerInstances=[arn])["tasks"][0]["taskArn"]
+        for _, arn in instances
+    ]
+    for name, value in {
+        "CLUSTER": cluster,
+        "AWS_ENDPOINT_URL": stack.endpoint,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+    }.items():
+        monkeypatch.setenv(name, value)
+    (function,) = resources("AWS::Lambda::Function").values()
+    code: dict[str, Any] = {}
+    exec(function["Properties"]["Code"]["ZipFile"], code)
+    assert code["handler"]({"detail": {"instance-id": instances[0][0], "instance-action": "terminate"}}, None) == [
+        tasks[0]
+    ]
+    described = ecs.describe_tasks(cluster=cluster, tasks=tasks)["tasks"]
+    assert {task["taskArn"]: task["desiredStatus"] for task in described} == {tasks[0]: "STOPPED", tasks[1]: "RUNNING"}
+
+
+def instance_of(stack: Stack, cluster: str) -> tuple[str, str]:
+    """An EC2 instance of the cluster: its id, and its ARN as a container instance."""
+    from moto.ec2.utils import generate_instance_identity_document
+
+    ec2 = stack.client("ec2")
+    image = ec2.describe_images()["Images"][0]["ImageId"]
+    made = boto3.resource(
+        "ec2",
+        region_name=REGION,
+        endpoint_url=stack.endpoint,
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+    ).create_instances(ImageId=image, MinCount=1, MaxCount=1)[0]
+    document = json.dumps(generate_instance_identity_document(made))
+    registered = stack.client("ecs").register_container_instance(cluster=cluster, instanceIdentityDocument=document)
+    return made.id, registered["containerInstance"]["containerInstanceArn"]
+
+
+def test_the_function_that_hears_of_spot_notices_may_stop_tasks_of_this_cluster_alone(stack: Stack) -> None:
+    rights = stack.policies["spot-notices"]
+    here = {"ecs:cluster": f"{ECS}:cluster/evocodec"}
+    assert allows(rights, "ecs:StopTask", f"{ECS}:task/evocodec/abc", here)
+    assert not allows(rights, "ecs:StopTask", f"{ECS}:task/other/abc", here)
+    (rule,) = stack.client("events").list_rules(NamePrefix="evocodec-spot-notices")["Rules"]
+    assert json.loads(rule["EventPattern"])["detail-type"] == ["EC2 Spot Instance Interruption Warning"]
+    for action in ("ecs:RunTask", "iam:PassRole", "secretsmanager:GetSecretValue", "s3:GetObject"):
+        assert not allows(rights, action, "*", here)
