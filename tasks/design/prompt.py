@@ -5,7 +5,8 @@
     request   the order: parents, figures, rivals, failures, what remains                        new each time
 
 A cache breakpoint stands after the first two. Owns which facts stand where; the words are in prompts/*.md.j2, which a
-researcher edits. What a designer may know at all is decided by `tasks.design.designer.Past`.
+researcher edits. What a designer may know at all is decided by `tasks.design.designer.Past`; what a vendor's request
+looks like by its wire, `tasks.design.messages` or `tasks.design.responses`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tasks.candidate import (
     MAX_DECODER_SOURCE_BYTES,
     Candidate,
 )
-from tasks.design.answers import TOOL, Answer, tool_definition
+from tasks.design.answers import SUBMIT, TOOL, Answer, Tool
 from tasks.design.brief import Brief
 from tasks.design.codec_api import codec_api
 from tasks.design.designer import Past, Rejected
@@ -54,7 +55,10 @@ Load = Callable[[str], Candidate | None]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request. `parents` are those of the order; `repair` is a last text, empty in the first turn."""
+    """One request. `parents` are those of the order; `repair` is a last text, empty in the first turn.
+
+    `forced` names the one of `tools` that the answer has to use.
+    """
 
     model: str
     system: str
@@ -62,23 +66,9 @@ class Prompt:
     request: str
     parents: tuple[str, ...] = ()
     repair: str = ""
-
-    def body(self) -> dict[str, Any]:
-        """The parameters of the Messages API."""
-        kept: dict[str, Any] = {"cache_control": {"type": "ephemeral"}}
-        content: list[dict[str, Any]] = [
-            _text(self.ledger) | kept,
-            _text(self.request),
-            *([_text(self.repair)] if self.repair else []),
-        ]
-        return {
-            "model": self.model,
-            "max_tokens": MAX_TOKENS,
-            "system": [_text(self.system) | kept],
-            "messages": [{"role": "user", "content": content}],
-            "tools": [tool_definition()],
-            "tool_choice": {"type": "tool", "name": TOOL, "disable_parallel_tool_use": True},
-        }
+    tools: tuple[Tool, ...] = (SUBMIT,)
+    forced: str = TOOL
+    max_tokens: int = MAX_TOKENS
 
 
 @dataclass(frozen=True)
@@ -240,7 +230,3 @@ def _line(text: str, most: int = 400) -> str:
 
 def _pretty_json(text: str) -> str:
     return json.dumps(json.loads(text), indent=2, sort_keys=True)
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}

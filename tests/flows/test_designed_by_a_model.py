@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from messages_api import MessagesServer, good, limited, malformed, refusal
+from messages_api import MessagesServer
 from running import clean_environment
+from scripted_model import good, limited, malformed, refusal
 
 from flows.local import LocalLab
 from tasks.campaign import Campaign

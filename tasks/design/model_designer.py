@@ -1,11 +1,11 @@
-"""The `anthropic` designer: a language model reads what happened and writes the next candidates.
+"""The `anthropic` and `openai` designers: a language model reads what happened and writes the next candidates.
 
 Invariants:
 - a raw answer is kept before anything is read out of it, so that a loop that was killed asks nothing twice;
 - what is made of the answers depends on them and on the past alone: reading them again gives the same candidates;
 - the key is read in `from_environment` and goes into the client and nowhere else.
-Owns the order of asking, checking and repairing. What is sent is `tasks.design.prompt`'s, the wire is
-`tasks.design.messages`', what an answer says is `tasks.design.answers`'.
+Owns the order of asking, checking and repairing, the same for every vendor. What is sent is `tasks.design.prompt`'s,
+how it is asked `tasks.design.asking`'s, what an answer says `tasks.design.answers`'.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from pydantic import ValidationError
 from codec.errors import BadInputError, EvocodecError, StoreError
 from tasks.campaign import Campaign, ModelPrice
 from tasks.candidate import Candidate, Paid
-from tasks.design import prices
-from tasks.design.answers import Answer, Price, Unusable, Usage, paid, read_submission, to_candidate
+from tasks.design.answers import Answer, Price, Unusable, paid, read_submission, to_candidate
+from tasks.design.asking import ModelApi, Patience, Vendor
 from tasks.design.brief import Choose, archive_brief
 from tasks.design.designer import Past, Rejected
 from tasks.design.duplicates import UNTRIED, refusal
-from tasks.design.messages import MessagesApi, Patience
+from tasks.design.messages import ANTHROPIC
+from tasks.design.prices import Usage, usd
 from tasks.design.prompt import Prompt, build_prompt, with_repair
+from tasks.design.responses import OPENAI
 from tasks.lint import lint
 from tasks.store.records import ExperimentRecord
 from tasks.store.store import Store
 
-DEFAULT_MODEL: Final = "claude-opus-5"
-KEY: Final = "ANTHROPIC_API_KEY"
-BASE_URL: Final = "ANTHROPIC_BASE_URL"
+VENDORS: Final[Mapping[str, Vendor]] = {vendor.name: vendor for vendor in (ANTHROPIC, OPENAI)}
 # An answer, and one repair of it.
 TURNS: Final = 2
 # A stream that breaks is asked for again; one that always breaks would be paid for without end.
@@ -44,7 +44,7 @@ MOST_BROKEN: Final = 3
 
 
 class Asks(Protocol):
-    """Whoever answers a request: see `MessagesApi.ask`."""
+    """Whoever answers a request: see `ModelApi.ask`."""
 
     def ask(self, body: Mapping[str, Any]) -> Answer: ...
 
@@ -55,37 +55,44 @@ class _Nobody:
 
 
 @dataclass(frozen=True)
-class AnthropicDesigner:
+class ModelDesigner:
     """Proposes what a model writes. `api` answers, `store` keeps what it answered and has the parents' sources."""
 
+    vendor: Vendor
     api: Asks
     store: Store
-    model: str = DEFAULT_MODEL
+    model: str
     choose: Choose = archive_brief
     price: Price = field(default_factory=lambda: listed_price(None))
     left: Mapping[str, float] = field(default_factory=dict)
-    name: str = "anthropic"
+
+    @property
+    def name(self) -> str:
+        return self.vendor.name
 
     @classmethod
     def from_environment(
         cls, campaign: Campaign, store: Store, *, left: Mapping[str, float], patience: Patience | None = None
-    ) -> AnthropicDesigner:
-        """Raises BadInputError where there is no key, or no price for the model."""
-        key = os.environ.get(KEY, "").strip()
+    ) -> ModelDesigner:
+        """Raises BadInputError where there is no key, no client of the vendor's, or no price for the model."""
+        vendor = VENDORS[campaign.designer]
+        key = os.environ.get(vendor.key, "").strip()
         if not key:
             raise BadInputError(
-                f"campaign {campaign.name!r} is designed by a model and {KEY} is not set: set it where the loop runs, "
-                "or use --designer search"
+                f"campaign {campaign.name!r} is designed by a model and {vendor.key} is not set: set it where the loop "
+                "runs, or use --designer search"
             )
-        api = MessagesApi(key, os.environ.get(BASE_URL, "").strip(), patience)
-        model, price = campaign.model or DEFAULT_MODEL, listed_price(campaign.model_price)
+        patience = patience or Patience()
+        wire = vendor.wire(key, os.environ.get(vendor.base_url, "").strip(), patience)
+        model, price = campaign.model or vendor.default_model, listed_price(campaign.model_price)
         price(model, Usage())
-        return cls(api, store, model, price=price, left=left)
+        return cls(vendor, ModelApi(wire, key, patience), store, model, price=price, left=left)
 
     @classmethod
-    def offline(cls, campaign: Campaign, store: Store, *, left: Mapping[str, float]) -> AnthropicDesigner:
-        """One that says what it would ask and cannot ask it."""
-        return cls(_Nobody(), store, campaign.model or DEFAULT_MODEL, left=left)
+    def offline(cls, campaign: Campaign, store: Store, *, left: Mapping[str, float]) -> ModelDesigner:
+        """One that says what it would ask and cannot ask it: Anthropic's where the campaign needs no model."""
+        vendor = VENDORS.get(campaign.designer, ANTHROPIC)
+        return cls(vendor, _Nobody(), store, campaign.model or vendor.default_model, left=left)
 
     def propose(self, past: Past, count: int) -> Sequence[Candidate | Rejected]:
         """One candidate, or what became of the attempt, for each of `count` numbers; fewer at the end of the budget."""
@@ -115,7 +122,7 @@ class AnthropicDesigner:
         answers: list[Answer] = []
         verdict = Rejected(experiment_id, self.name)
         for turn in range(1, TURNS + 1):
-            body = prompt.body() if turn == 1 else with_repair(prompt, answers[-1], verdict.reason).body()
+            body = self.vendor.body(prompt if turn == 1 else with_repair(prompt, answers[-1], verdict.reason))
             answers += self._answers(past, f"{past.iteration:04d}-{number}-{turn}", body)
             cost = paid(answers, self.price)
             outcome = self._read(answers[-1], experiment_id, past, made)
@@ -195,13 +202,7 @@ def listed_price(override: ModelPrice | None) -> Price:
     """By the price list, or by the user's own price."""
 
     def price(model: str, usage: Usage, /) -> float:
-        counted = prices.Usage(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cache_write_tokens=usage.cache_creation_input_tokens,
-            cache_read_tokens=usage.cache_read_input_tokens,
-        )
-        return prices.usd(model, counted, override)
+        return usd(model, usage, override)
 
     return price
 
