@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.candidate import FUNCTIONS, REQUIRED_FILES, Candidate, Lineage, Paid
+from tasks.design.edits import MAX_EDITS, Astray, Edit, apply_edits
 from tasks.design.prices import Usage
 
 TOOL: Final = "submit_candidate"
@@ -103,9 +104,10 @@ class Submission(BaseModel):
     change_class: Literal["improve", "repair", "crossover", "draft"]
     parent_id: str | None = Field(description="The experiment this one starts from; null for a fresh draft.")
     predicted: Predicted
-    files: dict[str, str] = Field(
-        description=f"Whole source files by name: {', '.join(REQUIRED_FILES)}, and optionally "
-        f"{', '.join(name for name in FUNCTIONS if name not in REQUIRED_FILES)}. No other names."
+    files: dict[str, str | Annotated[list[Edit], Field(max_length=MAX_EDITS)]] = Field(
+        description=f"By name: {', '.join(REQUIRED_FILES)}, and optionally "
+        f"{', '.join(name for name in FUNCTIONS if name not in REQUIRED_FILES)}. No other names. Each is the whole "
+        "source text, or a list of edits of the parent's file of that name; an empty list takes that file as it is."
     )
     config: dict[str, Any] = Field(description="What both functions get as `config`; {} where nothing is to be set.")
 
@@ -149,11 +151,12 @@ def read_use(answer: Answer, tool: str, model: type[Content]) -> Content:
         raise Unusable(f"the input of {tool} is not valid: {told}") from error
 
 
-def to_candidate(submission: Submission, experiment_id: str, designer: str) -> Candidate:
-    """The candidate that was submitted. Raises Unusable where it has files that no candidate has."""
+def to_candidate(submission: Submission, experiment_id: str, designer: str, parent: Candidate | None) -> Candidate:
+    """The candidate that was submitted; its edits are of `parent`. Raises Unusable where that makes no candidate."""
+    files = {name: _whole(name, given, submission.parent_id, parent) for name, given in submission.files.items()}
     try:
         return Candidate(
-            files=submission.files,
+            files=files,
             config=submission.config,
             lineage=Lineage(
                 id=experiment_id,
@@ -167,6 +170,21 @@ def to_candidate(submission: Submission, experiment_id: str, designer: str) -> C
         )
     except ValidationError as error:
         raise Unusable("; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())) from error
+
+
+def _whole(name: str, given: str | list[Edit], parent_id: str | None, parent: Candidate | None) -> str:
+    if isinstance(given, str):
+        return given
+    if parent_id is None:
+        raise Unusable(
+            f"{name} comes as edits and parent_id is null: name the parent that they are of, or give it whole"
+        )
+    if parent is None or name not in parent.files:
+        raise Unusable(f"{name} comes as edits and {parent_id} has no such file on record: give it whole")
+    try:
+        return apply_edits(parent.files[name], given)
+    except Astray as error:
+        raise Unusable(f"{name} of {parent_id}, {error}") from error
 
 
 def _text_of(answer: Answer) -> str:

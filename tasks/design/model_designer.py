@@ -106,7 +106,7 @@ class ModelDesigner:
 
     def prompt(self, past: Past, number: int, made: Sequence[Candidate | Rejected] = ()) -> Prompt:
         """What is sent for candidate `number`, after those `made` in the same iteration."""
-        brief = self.choose(past, number)
+        brief = self.choose(past, number, self._load)
         return build_prompt(past, brief, self._load, self.model, number, made, self.left)
 
     def _used_up(self, made: Sequence[Candidate | Rejected]) -> bool:
@@ -162,16 +162,18 @@ class ModelDesigner:
         refused = Rejected(experiment_id, self.name)
         if not answer.complete:
             return replace(refused, reason=f"the answer never came whole: {answer.error}")
+        tried = {record.experiment_id: record for record in past.experiments if record.kind == "candidate"}
         try:
             submission = read_submission(answer)
             refused = replace(refused, hypothesis=submission.hypothesis, change_class=submission.change_class)
-            candidate = to_candidate(submission, experiment_id, self.name)
+            parent = submission.parent_id
+            if parent is not None and parent not in tried:
+                return replace(refused, reason=f"parent_id {parent!r} is no experiment of this campaign")
+            source = self._load(tried[parent].candidate_hash) if parent is not None else None
+            candidate = to_candidate(submission, experiment_id, self.name, source)
         except Unusable as error:
             return replace(refused, reason=str(error))
         refused = replace(refused, candidate=candidate)
-        tried = {record.experiment_id: record for record in past.experiments if record.kind == "candidate"}
-        if submission.parent_id is not None and submission.parent_id not in tried:
-            return replace(refused, reason=f"parent_id {submission.parent_id!r} is no experiment of this campaign")
         advice = lint(candidate)
         if advice:
             return replace(refused, reason="; ".join(advice))

@@ -12,7 +12,7 @@ looks like by its wire, `tasks.design.messages` or `tasks.design.responses`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -31,9 +31,10 @@ from tasks.candidate import (
     Candidate,
 )
 from tasks.design.answers import SUBMIT, TOOL, Answer, Tool
-from tasks.design.brief import Brief
+from tasks.design.brief import Brief, Load
 from tasks.design.codec_api import codec_api
 from tasks.design.designer import Past, Rejected
+from tasks.design.failures import changed_part, trimmed_log
 from tasks.lint import REFUSED
 from tasks.store.records import ExperimentRecord
 
@@ -46,11 +47,7 @@ SEED_FOLDER: Final = Path(__file__).parent / "seeds" / "evocodec"
 MAX_TOKENS: Final = 32_000
 LEDGER_STEP: Final = 10
 LEDGER_LINES: Final = 12
-# The end of a log has the error.
-LOG_CHARACTERS: Final = 1200
 SOURCE_CHARACTERS: Final = 60_000
-
-Load = Callable[[str], Candidate | None]
 
 
 @dataclass(frozen=True)
@@ -73,13 +70,18 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Shown:
-    """One experiment in the request. `against` are its comparisons by the experiment it is compared with."""
+    """One experiment in the request. `against` are its comparisons by the experiment it is compared with.
+
+    changed_from, changed   of a failure: an experiment, and what this one has otherwise, where that is short
+    """
 
     record: ExperimentRecord
     candidate: Candidate | None
     row: Standing
     against: Mapping[str, Comparison]
     log: str
+    changed_from: str = ""
+    changed: str = ""
 
 
 def build_prompt(
@@ -133,7 +135,7 @@ def build_prompt(
             parents=shown(brief.parents),
             recent=tried[settled:],
             rivals=shown(brief.rivals),
-            failures=shown(brief.failures),
+            failures=[_with_change(failure, brief, board, load) for failure in shown(brief.failures)],
             made=made,
             reference=REFERENCE_ANCHOR,
             remaining=max(0, past.campaign.iterations - past.iteration),
@@ -161,7 +163,16 @@ def _shown(row: Standing, past: Past, load: Load) -> Shown:
         if mine and other.status == "measured" and (is_anchor or other.experiment_id in record.parents):
             theirs = [point for point in past.points if point.experiment_id == other.experiment_id]
             against[other.experiment_id] = compare(mine, theirs, record.noise_percent, other.noise_percent)
-    return Shown(record, candidate, row, against, record.log[-LOG_CHARACTERS:])
+    return Shown(record, candidate, row, against, trimmed_log(record.log))
+
+
+def _with_change(failure: Shown, brief: Brief, board: Mapping[str, Standing], load: Load) -> Shown:
+    """What it had changed of its own parent; of the order's parent where it was a draft."""
+    for base_id in (*failure.record.parents[:1], *brief.parents[:1]):
+        base = load(board[base_id].experiment.candidate_hash) if base_id in board else None
+        if base is not None and failure.candidate is not None:
+            return replace(failure, changed_from=base_id, changed=changed_part(failure.candidate, base))
+    return failure
 
 
 def _by_score(rows: Sequence[Standing]) -> list[Standing]:

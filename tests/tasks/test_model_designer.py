@@ -43,7 +43,7 @@ from codec.errors import BadInputError, EvocodecError
 from tasks.campaign import Campaign, ModelPrice
 from tasks.candidate import Candidate
 from tasks.design.asking import Patience
-from tasks.design.brief import Brief, archive_brief
+from tasks.design.brief import Brief, Load, archive_brief
 from tasks.design.designer import Past, Rejected, make_designer
 from tasks.design.model_designer import VENDORS, ModelDesigner
 from tasks.design.prices import Usage
@@ -81,7 +81,7 @@ COUNTED = {"input_tokens": 700, "cache_write_tokens": 4000, "cache_read_tokens":
 ONE_ANSWER = price(MODEL, Usage.model_validate(COUNTED))
 
 
-def improve_the_first(past: Past, number: int) -> Brief:
+def improve_the_first(past: Past, number: int, load: Load) -> Brief:
     return Brief("improve", ("night-001-1",), ("night-001-2",), ("night-001-3",), "the best so far")
 
 
@@ -485,6 +485,69 @@ def test_an_account_without_money_is_not_asked_again(past: Past, play: Play) -> 
     assert server.unused == 1
 
 
+EDITS = {
+    "made": ([{"search": "bytes([90])", "replace": "bytes([91])"}], ""),
+    "astray": (
+        [{"search": "bytes([89])", "replace": ""}],
+        "encoder.py of night-001-1, edit 1: its search",
+    ),
+    "twice": ([{"search": "e", "replace": ""}], "edit 1: its search text is found"),
+    "empty search": ([{"search": "", "replace": "x"}], "at least 1 character"),
+}
+
+
+@pytest.mark.parametrize(("edits", "problem"), EDITS.values(), ids=EDITS.keys())
+def test_a_file_may_come_as_edits_that_match_the_parent_exactly(
+    past: Past, play: Play, edits: list[dict[str, str]], problem: str
+) -> None:
+    files = {"encoder.py": edits, "decoder.py": []}
+    answer = submission(90, change_class="improve", parent_id="night-001-1", files=files)
+    with MessagesServer([good(answer), good(submission(2))]) as server:
+        (candidate,) = candidates(play(server).propose(past, 1))
+    if problem:
+        assert problem in server.requests[1]["messages"][0]["content"][2]["text"]
+    else:
+        assert candidate.files == {"encoder.py": ENCODER % 91, "decoder.py": DECODER}
+
+
+@pytest.mark.parametrize("parent", [None, "night-001-3"])
+def test_edits_of_no_parents_file_are_refused(past: Past, play: Play, parent: str | None) -> None:
+    answer = submission(1, parent_id=parent, files={"encoder.py": [], "decoder.py": DECODER})
+    with MessagesServer([good(answer)] * 2) as server:
+        found = rejected(play(server).propose(past, 1))
+    assert found.reason.startswith("encoder.py comes as edits and ")
+    assert found.reason.endswith("whole")
+
+
+def test_the_nearest_failures_come_with_their_own_frames_and_what_they_changed(store: Store, past: Past) -> None:
+    """Near is like the parent in code: the latest failure, which is not, comes after an older one that is."""
+    trace = (
+        'Traceback (most recent call last):\n  File "/lab/child.py", line 7, in main\n    run()\n'
+        '  File "encoder.py", line 2, in compress_video_tensor\n    return {}[9]\nKeyError: 9\n'
+    )
+    other = "import zlib\ndef compress_video_tensor(a, b, c):\n    return {'compressed_data': zlib.compress(a)}\n"
+    for number, encoder in ((4, ENCODER % 91), (5, other)):
+        files = {"encoder.py": encoder, "decoder.py": DECODER}
+        failed = Candidate.model_validate({"files": files, "config": {}, "lineage": {"id": f"night-001-{number}"}})
+        kept = {"candidate_hash": store.put_blob(failed.to_json_bytes()), "ast_hash": failed.ast_hash}
+        row = experiment(f"night-001-{number}", iteration=1, minutes=number, status="crashed", log=trace * 2, **kept)
+        store.write_experiment(row, [], [])
+    past = Past.of(past.campaign, 2, store.experiments("night"), store.points("night"))
+    designer = ModelDesigner.offline(past.campaign, store, left={})
+
+    def improve(past: Past, number: int, load: Load) -> Brief:
+        while archive_brief(past, number, load).parents != ("night-001-1",):
+            number += 1
+        return archive_brief(past, number, load)
+
+    request = replace(designer, choose=improve).prompt(past, 1).request
+    places = [request.index(f"### night-001-{number}: crashed") for number in (4, 5)]
+    assert places == sorted(places)
+    assert trace.replace('  File "/lab/child.py", line 7, in main\n    run()\n', "  …\n") in request
+    assert "What it had otherwise than night-001-1:" in request
+    assert "-    return {'compressed_data': bytes([90])}\n+    return {'compressed_data': bytes([91])}" in request
+
+
 def test_what_fails_before_it_has_said_anything_is_not_paid_for(serve: Serve, past: Past, play: Play) -> None:
     with serve([fails_inside(), fails_inside(), good(submission(2))]) as server:
         (candidate,) = candidates(play(server).propose(past, 1))
@@ -503,7 +566,7 @@ def test_the_other_vendors_broken_answers_are_told_apart_too(past: Past, play: P
 
 
 def test_the_choice_of_a_parent_can_be_another(past: Past, play: Play, store: Store) -> None:
-    def choose(past: Past, number: int) -> Brief:
+    def choose(past: Past, number: int, load: Load) -> Brief:
         return Brief("crossover", ("night-001-2", "night-001-1"), note="the archive says so")
 
     other = replace(ModelDesigner.offline(past.campaign, store, left={"usd": 2.5}), choose=choose)
@@ -542,7 +605,7 @@ def test_a_model_that_is_on_no_price_list_is_refused_or_priced_by_the_user(
 def test_a_crossover_has_both_of_its_parents(past: Past, play: Play) -> None:
     crossover = submission(1, change_class="crossover", parent_id="night-001-2")
     with MessagesServer([good(crossover)]) as server:
-        designer = replace(play(server), choose=lambda past, number: Brief("crossover", ("night-001-2", "night-001-1")))
+        designer = replace(play(server), choose=lambda *order: Brief("crossover", ("night-001-2", "night-001-1")))
         (candidate,) = candidates(designer.propose(past, 1))
     assert candidate.lineage.parents == ("night-001-2", "night-001-1")
 
