@@ -10,9 +10,13 @@ Which encoder is called with which settings is each strategy's own file.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -199,7 +203,8 @@ def encode_with_pyav(encoder: str, frames: Frames, video: VideoFormat, options: 
         context.width, context.height, context.pix_fmt = video.width, video.height, "yuv420p"
         context.framerate, context.time_base = video.frame_rate, 1 / video.frame_rate
         context.options = {**color_options(video), **options}
-        context.open()
+        with _scheduling_kept():
+            context.open()
         if context.options:
             raise EncodeError(f"{encoder} does not know the option {', '.join(context.options)}")
         packets = [packet for frame in _av_frames(frames, context) for packet in context.encode(frame)]
@@ -207,6 +212,22 @@ def encode_with_pyav(encoder: str, frames: Frames, video: VideoFormat, options: 
     except av.FFmpegError as error:
         size = f"{video.width}×{video.height}"
         raise EncodeError(f"{encoder} failed at {size} with {shown}: {error.strerror}") from error
+
+
+@contextmanager
+def _scheduling_kept() -> Iterator[None]:
+    """SVT-AV1 opened by root makes its threads, and the one that opens it, real-time ones of the highest priority.
+
+    They starve the machine, and what the opening thread starts later (torch, x265, ffmpeg) inherits it.
+    """
+    ordinary = sys.platform == "linux" and os.geteuid() == 0 and os.sched_getscheduler(0) == os.SCHED_OTHER
+    yield
+    if not ordinary:
+        return
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):
+            if os.sched_getscheduler(int(task.name)) == os.SCHED_FIFO:
+                os.sched_setscheduler(int(task.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def _av_frames(frames: Frames, context: Any) -> Iterator[Any]:

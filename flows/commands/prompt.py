@@ -24,7 +24,7 @@ def print_prompt(uri: str, name: str, *, as_json: bool) -> None:
     account = ledger([row for row in records if row.iteration < iteration], store.designs(name))
     left = remaining(campaign.budget, account)
     designer = ModelDesigner.offline(campaign, store, left=left)
-    prompt = designer.prompt(past, 1)
+    prompt = designer.next_prompt(past)
     if as_json:
         print(json.dumps(designer.vendor.body(prompt), indent=2, ensure_ascii=False))
         return

@@ -28,9 +28,10 @@ from tasks.design.asking import ModelApi, Patience, Vendor
 from tasks.design.brief import Choose, archive_brief
 from tasks.design.designer import Past, Rejected
 from tasks.design.duplicates import UNTRIED, refusal
+from tasks.design.insights import LEDGER_STEP, Insights, insights_id, read_insights, record_insights, settled
 from tasks.design.messages import ANTHROPIC
 from tasks.design.prices import Usage, usd
-from tasks.design.prompt import Prompt, build_prompt, with_repair
+from tasks.design.prompt import Prompt, build_prompt, build_rewriting, with_repair
 from tasks.design.responses import OPENAI
 from tasks.lint import lint
 from tasks.store.records import ExperimentRecord
@@ -97,21 +98,62 @@ class ModelDesigner:
     def propose(self, past: Past, count: int) -> Sequence[Candidate | Rejected]:
         """One candidate, or what became of the attempt, for each of `count` numbers; fewer at the end of the budget."""
         self.price(self.model, Usage())  # a model without a price is refused before it costs anything
+        costs = self._rewrite_ledger(past)
         made: list[Candidate | Rejected] = []
         for number in range(1, count + 1):
-            if self._used_up(made):
+            if self._used_up(costs):
                 break
             made.append(self._one(past, number, made))
+            costs.append(made[-1].lineage.paid if isinstance(made[-1], Candidate) else made[-1].paid)
         return made
+
+    def next_prompt(self, past: Past) -> Prompt:
+        """What is sent first in this iteration: one that rewrites the ledger, where that is due, or for a candidate."""
+        key = f"{_rewriting_key(settled(past))}-1"
+        if self._owes_a_rewriting(past) and self.store.read_answer(past.campaign.name, key) is None:
+            return self._rewriting(past)
+        return self.prompt(past, 1)
 
     def prompt(self, past: Past, number: int, made: Sequence[Candidate | Rejected] = ()) -> Prompt:
         """What is sent for candidate `number`, after those `made` in the same iteration."""
         brief = self.choose(past, number, self._load)
-        return build_prompt(past, brief, self._load, self.model, number, made, self.left)
+        insights = self._insights(past, settled(past))
+        return build_prompt(past, brief, self._load, self.model, number, made, self.left, insights)
 
-    def _used_up(self, made: Sequence[Candidate | Rejected]) -> bool:
+    def _rewriting(self, past: Past) -> Prompt:
+        return build_rewriting(past, self._load, self.model, self._insights(past, settled(past) - LEDGER_STEP))
+
+    def _rewrite_ledger(self, past: Past) -> list[Paid | None]:
+        """What the insights of ten more experiments cost, where they are asked for in this iteration."""
+        if not self._owes_a_rewriting(past):
+            return []
+        count = settled(past)
+        answers = self._answers(past, _rewriting_key(count), self.vendor.body(self._rewriting(past)))
+        cost = paid(answers, self.price)
+        record_insights(self.store, past, read_insights(answers[-1], past, count), self.name, cost)
+        return [cost]
+
+    def _owes_a_rewriting(self, past: Past) -> bool:
+        """Not where an iteration before had it, whatever came of it; where this one had it, it is read again."""
+        count = settled(past)
+        if not count or self._used_up([]):
+            return False
+        wanted = insights_id(past.campaign.name, count)
+        had = (row for row in self.store.experiments(past.campaign.name) if row.experiment_id == wanted)
+        return not any(row.iteration < past.iteration for row in had)
+
+    def _insights(self, past: Past, count: int) -> Insights | None:
+        """The latest that hold, of `count` experiments or fewer."""
+        for done in range(count, 0, -LEDGER_STEP):
+            for number in range(MOST_BROKEN, 0, -1):
+                answer = self._on_record(past.campaign.name, f"{_rewriting_key(done)}-{number}")
+                insights = read_insights(answer, past, done) if answer is not None else None
+                if insights is not None and insights.lines:
+                    return insights
+        return None
+
+    def _used_up(self, costs: Sequence[Paid | None]) -> bool:
         """Whether these alone have spent what was left: what an answer costs is known only afterwards."""
-        costs = [one.lineage.paid if isinstance(one, Candidate) else one.paid for one in made]
         usd = sum(cost.usd for cost in costs if cost is not None)
         tokens = sum(cost.input_tokens + cost.output_tokens for cost in costs if cost is not None)
         return usd >= self.left.get("usd", math.inf) or tokens >= self.left.get("tokens", math.inf)
@@ -142,18 +184,22 @@ class ModelDesigner:
 
     def _kept(self, campaign: str, key: str, body: Mapping[str, Any]) -> Answer:
         """The answer on record, or a new one, which is on record before it is returned."""
-        data = self.store.read_answer(campaign, key)
-        if data is not None:
-            try:
-                return Answer.model_validate_json(data)
-            except ValidationError as error:
-                raise StoreError(f"the kept answer {key} of {campaign} cannot be read; move it away") from error
+        kept = self._on_record(campaign, key)
+        if kept is not None:
+            return kept
         request = json.dumps(body, sort_keys=True).encode()
         request_hash = hashlib.sha256(request).hexdigest()
         answer = self.api.ask(body).model_copy(update={"request_hash": request_hash})
         self.store.write_answer(campaign, key, answer.model_dump_json(indent=1).encode())
         self.store.put_blob(request)  # after the answer, which must not wait for anything
         return answer
+
+    def _on_record(self, campaign: str, key: str) -> Answer | None:
+        data = self.store.read_answer(campaign, key)
+        try:
+            return None if data is None else Answer.model_validate_json(data)
+        except ValidationError as error:
+            raise StoreError(f"the kept answer {key} of {campaign} cannot be read; move it away") from error
 
     def _read(
         self, answer: Answer, experiment_id: str, past: Past, made: Sequence[Candidate | Rejected]
@@ -198,6 +244,10 @@ class ModelDesigner:
             return Candidate.from_json_bytes(self.store.get_blob(candidate_hash))
         except EvocodecError:
             return None
+
+
+def _rewriting_key(count: int) -> str:
+    return f"ledger-{count:04d}"
 
 
 def listed_price(override: ModelPrice | None) -> Price:

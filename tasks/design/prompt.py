@@ -1,8 +1,9 @@
 """What a language model is sent: three texts out of prompts/, the most lasting first, so that the API's cache pays.
 
     system    who it is, the contract, what codec/ offers, the rules, this campaign's terms     the same all campaign
-    ledger    what the experiments so far taught, up to the last full ten of them               new each ten experiments
+    ledger    what the experiments so far taught, up to the last full ten of them; insights     new each ten experiments
     request   the order: parents, figures, rivals, failures, what remains                        new each time
+              or that the insights be rewritten
 
 A cache breakpoint stands after the first two. Owns which facts stand where; the words are in prompts/*.md.j2, which a
 researcher edits. What a designer may know at all is decided by `tasks.design.designer.Past`; what a vendor's request
@@ -35,6 +36,7 @@ from tasks.design.brief import Brief, Load
 from tasks.design.codec_api import codec_api
 from tasks.design.designer import Past, Rejected
 from tasks.design.failures import changed_part, trimmed_log
+from tasks.design.insights import LEDGER_STEP, MAX_LINES, REWRITE, Insights, settled
 from tasks.lint import REFUSED
 from tasks.store.records import ExperimentRecord
 
@@ -45,7 +47,6 @@ FOLDER: Final = Path(tasks.__file__).resolve().parent.parent / "prompts"
 SEED_FOLDER: Final = Path(__file__).parent / "seeds" / "evocodec"
 # Room for two long source files; an answer that needs more could not be a decoder anyway.
 MAX_TOKENS: Final = 32_000
-LEDGER_STEP: Final = 10
 LEDGER_LINES: Final = 12
 SOURCE_CHARACTERS: Final = 60_000
 
@@ -63,7 +64,8 @@ class Prompt:
     request: str
     parents: tuple[str, ...] = ()
     repair: str = ""
-    tools: tuple[Tool, ...] = (SUBMIT,)
+    # All in every request: what stands before the texts must not change either, or the cache forgets them.
+    tools: tuple[Tool, ...] = (SUBMIT, REWRITE)
     forced: str = TOOL
     max_tokens: int = MAX_TOKENS
 
@@ -92,12 +94,10 @@ def build_prompt(
     number: int,
     made: Sequence[Candidate | Rejected] = (),
     left: Mapping[str, float] | None = None,
+    insights: Insights | None = None,
 ) -> Prompt:
     """The request for candidate `number`, after those `made` in the same iteration. `left` is of the budget, by cap."""
-    board = {row.experiment_id: row for row in standings(past.experiments, past.points, past.campaign.targets)}
-    tried = [row for row in board.values() if row.kind == "candidate"]
-    tried.sort(key=lambda row: (row.experiment.iteration, row.experiment_id))
-    settled = len(tried) // LEDGER_STEP * LEDGER_STEP
+    board, tried = _board(past)
 
     def shown(experiment_ids: Sequence[str]) -> list[Shown]:
         rows = [board[experiment_id] for experiment_id in experiment_ids if experiment_id in board]
@@ -105,37 +105,17 @@ def build_prompt(
 
     return Prompt(
         model,
-        _render(
-            "system.md.j2",
-            campaign=past.campaign,
-            api=codec_api(),
-            seed=Candidate.load(SEED_FOLDER),
-            functions=FUNCTIONS,
-            refused=REFUSED,
-            tool=TOOL,
-            decoder_bytes=MAX_DECODER_SOURCE_BYTES,
-            literal_bytes=MAX_DECODER_LITERAL_BYTES,
-            compressed_bytes=MAX_DECODER_COMPRESSED_BYTES,
-            config_bytes=MAX_CONFIG_BYTES,
-            anchors=ANCHOR_NAMES,
-        ),
-        _render(
-            "ledger.md.j2",
-            anchors=[_shown(row, past, load) for row in board.values() if row.kind == "anchor"],
-            count=settled,
-            scored=_by_score(tried[:settled])[: 2 * LEDGER_LINES],
-            failures=[row for row in tried[:settled] if row.experiment.status != "measured"][-LEDGER_LINES:],
-            reference=REFERENCE_ANCHOR,
-        ),
+        _system(past),
+        _ledger(past, load, insights),
         _render(
             "request.md.j2",
             past=past,
             brief=brief,
             number=number,
             parents=shown(brief.parents),
-            recent=tried[settled:],
+            recent=tried[settled(past) :],
             rivals=shown(brief.rivals),
-            failures=[_with_change(failure, brief, board, load) for failure in shown(brief.failures)],
+            failures=[_with_change(failure, brief.parents, board, load) for failure in shown(brief.failures)],
             made=made,
             reference=REFERENCE_ANCHOR,
             remaining=max(0, past.campaign.iterations - past.iteration),
@@ -146,11 +126,65 @@ def build_prompt(
     )
 
 
+def build_rewriting(past: Past, load: Load, model: str, insights: Insights | None) -> Prompt:
+    """The request for new insights, now that ten more experiments are done; `insights` are those of before."""
+    board, tried = _board(past)
+    count = settled(past)
+    latest = [_shown(row, past, load) for row in tried[count - LEDGER_STEP : count]]
+    request = _render(
+        "insights.md.j2",
+        count=count,
+        most=MAX_LINES,
+        latest=[_with_change(shown, (), board, load) for shown in latest],
+        foresight=foresight_text(list(board.values())),
+        tool=REWRITE.name,
+    )
+    return Prompt(model, _system(past), _ledger(past, load, insights), request, forced=REWRITE.name)
+
+
 def with_repair(prompt: Prompt, answer: Answer, problem: str) -> Prompt:
     """The same request with the answer to it and what is wrong with that."""
     given = "\n".join(block.text for block in answer.blocks if block.type in ("text", "tool_use"))
     text = _render("repair.md.j2", given=given[:SOURCE_CHARACTERS], problem=problem, tool=TOOL)
     return replace(prompt, repair=text)
+
+
+def _board(past: Past) -> tuple[dict[str, Standing], list[Standing]]:
+    """Everything by id, and the candidates in the order in which they were tried."""
+    board = {row.experiment_id: row for row in standings(past.experiments, past.points, past.campaign.targets)}
+    tried = [row for row in board.values() if row.kind == "candidate"]
+    return board, sorted(tried, key=lambda row: (row.experiment.iteration, row.experiment_id))
+
+
+def _system(past: Past) -> str:
+    return _render(
+        "system.md.j2",
+        campaign=past.campaign,
+        api=codec_api(),
+        seed=Candidate.load(SEED_FOLDER),
+        functions=FUNCTIONS,
+        refused=REFUSED,
+        tool=TOOL,
+        decoder_bytes=MAX_DECODER_SOURCE_BYTES,
+        literal_bytes=MAX_DECODER_LITERAL_BYTES,
+        compressed_bytes=MAX_DECODER_COMPRESSED_BYTES,
+        config_bytes=MAX_CONFIG_BYTES,
+        anchors=ANCHOR_NAMES,
+    )
+
+
+def _ledger(past: Past, load: Load, insights: Insights | None) -> str:
+    board, tried = _board(past)
+    done = tried[: settled(past)]
+    return _render(
+        "ledger.md.j2",
+        anchors=[_shown(row, past, load) for row in board.values() if row.kind == "anchor"],
+        count=len(done),
+        scored=_by_score(done)[: 2 * LEDGER_LINES],
+        failures=[row for row in done if row.experiment.status != "measured"][-LEDGER_LINES:],
+        reference=REFERENCE_ANCHOR,
+        insights=insights,
+    )
 
 
 def _shown(row: Standing, past: Past, load: Load) -> Shown:
@@ -166,13 +200,13 @@ def _shown(row: Standing, past: Past, load: Load) -> Shown:
     return Shown(record, candidate, row, against, trimmed_log(record.log))
 
 
-def _with_change(failure: Shown, brief: Brief, board: Mapping[str, Standing], load: Load) -> Shown:
-    """What it had changed of its own parent; of the order's parent where it was a draft."""
-    for base_id in (*failure.record.parents[:1], *brief.parents[:1]):
+def _with_change(shown: Shown, wanted: Sequence[str], board: Mapping[str, Standing], load: Load) -> Shown:
+    """With what it had changed of its own parent; of the first that is `wanted` as one where it was a draft."""
+    for base_id in (*shown.record.parents[:1], *wanted[:1]):
         base = load(board[base_id].experiment.candidate_hash) if base_id in board else None
-        if base is not None and failure.candidate is not None:
-            return replace(failure, changed_from=base_id, changed=changed_part(failure.candidate, base))
-    return failure
+        if base is not None and shown.candidate is not None:
+            return replace(shown, changed_from=base_id, changed=changed_part(shown.candidate, base))
+    return shown
 
 
 def _by_score(rows: Sequence[Standing]) -> list[Standing]:

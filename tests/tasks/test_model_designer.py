@@ -44,6 +44,7 @@ from tasks.campaign import Campaign, ModelPrice
 from tasks.candidate import Candidate
 from tasks.design.asking import Patience
 from tasks.design.brief import Brief, Load, archive_brief
+from tasks.design.budget import ledger as budget_ledger
 from tasks.design.designer import Past, Rejected, make_designer
 from tasks.design.model_designer import VENDORS, ModelDesigner
 from tasks.design.prices import Usage
@@ -546,6 +547,112 @@ def test_the_nearest_failures_come_with_their_own_frames_and_what_they_changed(s
     assert trace.replace('  File "/lab/child.py", line 7, in main\n    run()\n', "  …\n") in request
     assert "What it had otherwise than night-001-1:" in request
     assert "-    return {'compressed_data': bytes([90])}\n+    return {'compressed_data': bytes([91])}" in request
+
+
+def with_tried(past: Past, store: Store, count: int) -> Past:
+    """The same after `count` experiments in all, the new ones in iterations of their own, and before the next."""
+    begun = max(record.iteration for record in store.experiments("night") if record.kind == "candidate")
+    for number in range(max(4, begun + 1), count + 1):
+        crashed = experiment(f"night-{number:03d}-1", iteration=number, status="crashed", reason=f"why {number}")
+        store.write_experiment(crashed, [], [])
+    return Past.of(past.campaign, count + 1, store.experiments("night"), store.points("night"))
+
+
+def rewriting(*lines: tuple[str, list[str]]) -> Reply:
+    content = {"lines": [{"insight": insight, "experiments": cited} for insight, cited in lines]}
+    return good(content, tool="rewrite_ledger")
+
+
+WRITTEN = rewriting(
+    ("bytes of 90 are enough", ["night-001-1", "night-x265-medium"]),
+    ("a belief without a ground", []),
+    ("seen in the future", ["night-001-1", "night-011-1"]),
+    ("as night-099-1 shows", ["night-001-1"]),
+)
+
+
+def texts(request: dict[str, Any]) -> list[str]:
+    """The texts of a request, whichever API it is for."""
+    messages = request.get("input") or [{"content": request["system"]}, *request["messages"]]
+    return [part["text"] for message in messages for part in message["content"]]
+
+
+def test_ten_experiments_are_made_into_insights_that_cite_them(
+    serve: Serve, past: Past, play: Play, store: Store
+) -> None:
+    past = with_tried(past, store, 10)
+    with serve([WRITTEN, good(submission(1)), good(submission(2))]) as server:
+        made = candidates(play(server).propose(past, 2))
+        again = candidates(play(server).propose(past, 2))  # as after a kill: all of it is on record
+    assert again == made
+    asked, *answered = server.requests
+    assert asked["tool_choice"]["name"] == "rewrite_ledger"
+    assert all(request["tools"] == asked["tools"] and texts(request)[0] == texts(asked)[0] for request in answered)
+    assert "rewrite the insights" in texts(asked)[2]
+    assert "why 10" in texts(asked)[2]
+    ledger = texts(answered[0])[1]
+    assert ledger.startswith(texts(asked)[1].rstrip())  # the computed facts stay as they are, the insights follow
+    assert "- bytes of 90 are enough [night-001-1, night-x265-medium]" in ledger
+    assert not any(dropped in ledger for dropped in ("without a ground", "in the future", "night-099-1"))
+    (record,) = [row for row in store.experiments("night") if row.kind == "insights"]
+    assert (record.experiment_id, record.iteration, record.status) == ("night-insights-0010", 11, "measured")
+    assert record.usd == pytest.approx(ONE_ANSWER)
+    assert record.log.splitlines() == [
+        "dropped, it cites no experiment: a belief without a ground",
+        "dropped, it cites night-011-1, which is not on record: seen in the future",
+        "dropped, it cites night-099-1, which is not on record: as night-099-1 shows",
+    ]
+    account = budget_ledger(store.experiments("night"))
+    assert (account.spent.usd, account.spent.experiments) == (pytest.approx(ONE_ANSWER), 10)
+    # Nor is it asked for again in a later iteration, or an id believed that came into being after it was cited.
+    later = with_tried(past, store, 12)
+    with serve([good(submission(3))]) as server:
+        candidates(play(server).propose(later, 1))
+    assert texts(server.requests[0])[1] == ledger
+
+
+@pytest.mark.parametrize(
+    "reply", [refusal(), malformed(), rewriting(("no ground", []))], ids=["refused", "broken", "bare"]
+)
+def test_insights_that_cannot_be_used_leave_those_before_them(
+    past: Past, play: Play, store: Store, reply: Reply
+) -> None:
+    ten = with_tried(past, store, 10)
+    with MessagesServer([WRITTEN, good(submission(1))]) as server:
+        play(server).propose(ten, 1)
+    twenty = with_tried(past, store, 20)
+    with MessagesServer([reply, good(submission(2)), good(submission(3))]) as server:
+        play(server).propose(twenty, 1)
+        play(server).propose(with_tried(past, store, 21), 1)
+    assert [request["tool_choice"]["name"] for request in server.requests] == [
+        "rewrite_ledger",
+        *["submit_candidate"] * 2,
+    ]
+    assert all("What a model made of the first 10 experiments" in texts(request)[1] for request in server.requests)
+    assert "bytes of 90 are enough" in texts(server.requests[0])[1]  # to be kept, mended or left out
+    record = next(row for row in store.experiments("night") if row.experiment_id == "night-insights-0020")
+    assert (record.status, record.usd) == ("rejected", pytest.approx(ONE_ANSWER))
+    assert record.reason
+
+
+def test_insights_count_against_the_budget(past: Past, play: Play, store: Store) -> None:
+    past = with_tried(past, store, 10)
+    with MessagesServer([WRITTEN, good(submission(1)), good(submission(2))]) as server:
+        assert replace(play(server), left={"usd": 0.0}).propose(past, 2) == []
+        assert server.requests == []
+        assert len(replace(play(server), left={"usd": 1.5 * ONE_ANSWER}).propose(past, 2)) == 1
+    assert server.unused == 1
+
+
+def test_what_would_be_sent_next_is_the_rewriting_where_it_is_due(past: Past, play: Play, store: Store) -> None:
+    offline = ModelDesigner.offline(past.campaign, store, left={})
+    assert offline.next_prompt(past).forced == "submit_candidate"
+    past = with_tried(past, store, 10)
+    shown = offline.next_prompt(past)
+    with MessagesServer([WRITTEN, good(submission(1))]) as server:
+        play(server).propose(past, 1)
+    assert texts(server.requests[0]) == [shown.system, shown.ledger, shown.request]
+    assert offline.next_prompt(past).forced == "submit_candidate"
 
 
 def test_what_fails_before_it_has_said_anything_is_not_paid_for(serve: Serve, past: Past, play: Play) -> None:
