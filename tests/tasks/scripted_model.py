@@ -8,7 +8,8 @@ are given:
         ...
     assert [request["model"] for request in server.requests] == [...]
 
-Once the script is at its end every request gets error 400, which no client repeats.
+A reply may also be made of the request, by a function of its body. Once the script is at its end every request gets
+error 400, which no client repeats.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -125,7 +127,7 @@ class ScriptedServer:
     path = ""
     request_id_header = "request-id"
 
-    def __init__(self, script: Sequence[Reply]) -> None:
+    def __init__(self, script: Sequence[Reply | Callable[[dict[str, Any]], Reply]]) -> None:
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self._script = list(script)
@@ -134,6 +136,10 @@ class ScriptedServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def handle(self) -> None:
+                with suppress(ConnectionResetError):  # a client that was killed
+                    super().handle()
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -172,7 +178,8 @@ class ScriptedServer:
             self.keys.append(key)
             if not self._script:
                 return Reply(400, error=("invalid_request_error", "the script has come to its end"))
-            return self._script.pop(0)
+            reply = self._script.pop(0)
+        return reply if isinstance(reply, Reply) else reply(body)
 
     def error(self, reply: Reply, request_id: str) -> dict[str, Any]:
         """The body of an answer whose status is not 200."""
