@@ -52,7 +52,7 @@ CUT_ANSWER = (700 * 5 + 4000 * 6.25 + 9000 * 0.5 + 10 * 25) / 1e6
 SEED = dict(Candidate.load(ROOT / "tasks" / "design" / "seeds" / "evocodec").files)
 ENCODER = SEED["encoder.py"]
 # Looks for keys where a process might find some, and says what it found.
-HOSTILE = "import os\nimport torch\nprint(dict(os.environ))\n" + ENCODER.split("import torch\n", 1)[1].replace(
+HOSTILE = ENCODER.replace("import torch\n", "import torch\nimport os\nprint(dict(os.environ))\n").replace(
     "    pixels = frames[0].numpy()\n",
     "    pixels = frames[0].numpy()\n"
     '    print(open(f"/proc/{os.getppid()}/environ").read())\n'
@@ -286,16 +286,16 @@ def test_a_campaign_that_a_model_designs(
     assert {name: (record.status, pytest.approx(record.usd)) for name, record in found.items()} == OUTCOME, (
         said.getvalue()
     )
-    assert ledger(records).spent.usd == pytest.approx(17 * ANSWER + CUT_ANSWER, abs=1e-9)
+    assert ledger(records).spent.usd == pytest.approx(18 * ANSWER + CUT_ANSWER, abs=1e-9)
     for name, reason in REASONS.items():
         assert reason in found[name].reason
 
     # The best honest candidate is on top, and the cheat, which was perfect, is nowhere.
     board = standings(records, store.points("written"), campaign.targets)
     ranked = {row.rank: row.experiment_id for row in board if row.kind == "candidate" and row.rank is not None}
-    assert ranked[1] == "written-002-1"
+    assert ranked[min(ranked)] == "written-002-1"  # anchors have ranks too
     assert set(ranked.values()) == {
-        name for name, (status, _) in OUTCOME.items() if status == "measured" and "-00" in name
+        name for name, (status, _) in OUTCOME.items() if status == "measured" and "insights" not in name
     }
 
     # What was asked for: first drafts, then improvements of what was measured, and the repair of the latest failure.
@@ -319,7 +319,7 @@ def test_a_campaign_that_a_model_designs(
     assert list(found["written-003-1"].parents) == parents
 
     # Three tries came to nothing that is paid for: 429, 529 and the request under which the loop was killed.
-    assert len(server.requests) == len(SCRIPT) == 17 + 1 + 3
+    assert len(server.requests) == len(SCRIPT) == 18 + 1 + 3
     last = server.requests[-1]["messages"][0]["content"]
     assert "AV1 beats x264 on this clip. [written-002-1, written-001-1]" in last[0]["text"]
     assert "VVC would be better" not in last[0]["text"]
