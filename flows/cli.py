@@ -71,7 +71,7 @@ def run(
     iterations: Annotated[int, typer.Option(min=1, max=1000, help="Turns of design, dispatch, wait, analyze.")] = 2,
     candidates: Annotated[int, typer.Option(min=1, max=8, help="Candidates per iteration.")] = 3,
     designer: Annotated[
-        str, typer.Option(help="What proposes candidates: search, or anthropic (needs ANTHROPIC_API_KEY).")
+        str, typer.Option(help="What proposes candidates: search; or anthropic or openai, with their key.")
     ] = "search",
     model: Annotated[str, typer.Option(help="The language model; default: the designer's own choice.")] = "",
     max_usd: Annotated[float | None, typer.Option(help="Cap on what language models charge, in dollars.")] = None,

@@ -150,6 +150,8 @@ def _line(record: ExperimentRecord) -> Text:
     status, what = str(record.status), record.reason
     if measured and record.kind == "verification":
         status, what = "verified", "its bytes decode to the same frames in another run"
+    elif measured and record.kind == "insights":
+        status, what = "written", record.hypothesis
     elif measured and record.kind == "control":
         what = record.stages[-1].note if record.stages else "measured for comparison"
     elif measured:

@@ -107,16 +107,17 @@ class Campaign(Frozen):
         title="Candidates per iteration",
         description="How many travel to the GPU pool in one batch; 1 to 8.",
     )
-    designer: Literal["search", "anthropic"] = Field(
+    designer: Literal["search", "anthropic", "openai"] = Field(
         "search",
         title="Designer",
-        description="What proposes candidates: 'search' (Optuna) needs no key, 'anthropic' needs ANTHROPIC_API_KEY.",
+        description="What proposes candidates: 'search' (Optuna) needs no key, 'anthropic' needs ANTHROPIC_API_KEY, "
+        "'openai' OPENAI_API_KEY.",
     )
     model: str = Field(
         "",
         max_length=200,
         title="Model",
-        description="The language model of the anthropic designer; empty: the designer's own choice.",
+        description="The language model of the anthropic or openai designer; empty: the designer's own choice.",
     )
     store: str = Field(
         "./.evocodec/store", title="Store", description="Where records go: a folder or s3://bucket/prefix."

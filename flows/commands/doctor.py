@@ -201,7 +201,9 @@ def _keys() -> list[Finding]:
         Finding(
             name,
             present(name),
-            "set; only the design task reads it" if present(name) else "not set: only --designer search can be used",
+            "set; only the design task reads it"
+            if present(name)
+            else f"not set: --designer {name.removesuffix('_API_KEY').lower()} needs it",
             "note",
         )
         for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")

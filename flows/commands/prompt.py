@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from codec.errors import BadInputError
-from tasks.design.anthropic_designer import AnthropicDesigner
 from tasks.design.budget import ledger, remaining
 from tasks.design.designer import Past
+from tasks.design.model_designer import ModelDesigner
 from tasks.store.store import Store
 
 
@@ -23,13 +23,14 @@ def print_prompt(uri: str, name: str, *, as_json: bool) -> None:
     past = Past.of(campaign, iteration, records, store.points(name))
     account = ledger([row for row in records if row.iteration < iteration], store.designs(name))
     left = remaining(campaign.budget, account)
-    prompt = AnthropicDesigner.offline(campaign, store, left=left).prompt(past, 1)
+    designer = ModelDesigner.offline(campaign, store, left=left)
+    prompt = designer.next_prompt(past)
     if as_json:
-        print(json.dumps(prompt.body(), indent=2, ensure_ascii=False))
+        print(json.dumps(designer.vendor.body(prompt), indent=2, ensure_ascii=False))
         return
-    body = prompt.body()
-    print(f"--- model {body['model']}, at most {body['max_tokens']} tokens, tool {body['tool_choice']['name']}")
+    print(f"--- {designer.name}, model {prompt.model}, at most {prompt.max_tokens} tokens, tool {prompt.forced}")
     for title, text in (("system", prompt.system), ("ledger", prompt.ledger), ("request", prompt.request)):
         end = "" if title == "request" else ", a cache breakpoint after it"
         print(f"--- {title}: {len(text)} characters{end}\n{text}")
-    print(f"--- tool\n{json.dumps(body['tools'][0], indent=2)}")
+    for tool in prompt.tools:
+        print(f"--- tool {tool.name}: {tool.description}\n{json.dumps(tool.schema, indent=2)}")

@@ -260,13 +260,13 @@ def nearest_failures(
     """The failures that a change of `parent` is likeliest to repeat, nearest first.
 
     Near is alike in code where `sources` (candidates by experiment id) hold both, then near in the family tree, then
-    recent. What was a duplicate has failed at nothing.
+    recent.
     """
     known = sources or {}
     failed = [
         (place, record)
         for place, record in enumerate(archive.tried)
-        if record.status not in ("measured", "infrastructure", "duplicate") and record.experiment_id != parent
+        if is_failure(record) and record.experiment_id != parent
     ]
 
     def distance(item: tuple[int, ExperimentRecord]) -> tuple[float, float, int]:
@@ -277,6 +277,11 @@ def nearest_failures(
         return -alike, math.inf if steps is None else steps, -place
 
     return [record for _, record in sorted(failed, key=distance)[:count]]
+
+
+def is_failure(record: ExperimentRecord) -> bool:
+    """What the infrastructure lost, and what was a duplicate, has failed at nothing."""
+    return record.status not in ("measured", "infrastructure", "duplicate")
 
 
 def _costs(row: Standing) -> dict[str, Costs]:

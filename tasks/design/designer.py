@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol
 
-from codec.errors import BadInputError
 from tasks.campaign import Campaign
 from tasks.candidate import Candidate, Paid
 from tasks.store.records import ExperimentRecord, PointRecord, Status
@@ -97,14 +96,12 @@ class Designer(Protocol):
 def make_designer(campaign: Campaign, store: Store, left: Mapping[str, float] | None = None) -> Designer:
     """The designer a campaign asks for; `left` is what remains of its budget, by cap.
 
-    Raises BadInputError, naming the known ones, or the key that is missing.
+    Raises BadInputError where a model is to design and its key, its client or its price is missing.
     """
-    if campaign.designer == "anthropic":
-        from tasks.design.anthropic_designer import AnthropicDesigner
-
-        return AnthropicDesigner.from_environment(campaign, store, left=left or {})
     if campaign.designer == "search":
         from tasks.design.search import SearchDesigner
 
         return SearchDesigner(campaign.seed)
-    raise BadInputError(f"unknown designer {campaign.designer!r}: choose search or anthropic")
+    from tasks.design.model_designer import ModelDesigner
+
+    return ModelDesigner.from_environment(campaign, store, left=left or {})

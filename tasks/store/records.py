@@ -20,8 +20,9 @@ SCHEMA_VERSION = 1
 
 Status = Literal["rejected", "duplicate", "invalid", "crashed", "timeout", "cheat", "infrastructure", "measured"]
 # A control is measured beside a candidate to compare it with, on the same draw; a verification is decoding a
-# candidate's kept bytes again. Neither is an idea, so neither has a rank.
-Kind = Literal["candidate", "anchor", "control", "verification"]
+# candidate's kept bytes again. Insights are a language model's rewriting of the ledger, here for what it cost; they
+# have no points. None of these is an idea, so none has a rank.
+Kind = Literal["candidate", "anchor", "control", "verification", "insights"]
 # Which clips: those a designer sees, those that decide a promotion, those that are a user's last word.
 Split = Literal["dev", "select", "sealed"]
 Track = Literal["overfitted", "amortised"]
