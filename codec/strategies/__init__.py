@@ -27,7 +27,7 @@ class Registration:
 
 REGISTRY = {
     "semantic_latent": Registration(1, "codec.strategies.semantic_latent"),
-    "i_frame_interpolation": Registration(2),
+    "i_frame_interpolation": Registration(2, "codec.strategies.i_frame_interpolation"),
     "hybrid_semantic": Registration(3, "codec.strategies.hybrid_semantic"),
     "procedural": Registration(4, "codec.strategies.procedural"),
     "x264": Registration(5, "codec.strategies.x264"),
