@@ -69,9 +69,9 @@ def path_between(past: Plane, future: Plane, share: tuple[int, int]) -> Vectors:
             vectors = 2 * vectors.repeat(2, axis=1).repeat(2, axis=2)
         steps = FULL if level == LEVELS - 1 else NEAR
         vectors = _search_between(pasts[level], futures[level], 1, vectors, steps, share, level < LEVELS - 1)
-    finest = [with_half_samples(pasts[0]), with_half_samples(futures[0])]
-    vectors = _search_between(*finest, 2, 2 * vectors, NEAR, share, True)
-    return _search_between(*(with_middles(plane) for plane in finest), 4, 2 * vectors, NEAR, share, True)
+    one, other = with_half_samples(pasts[0]), with_half_samples(futures[0])
+    vectors = _search_between(one, other, 2, 2 * vectors, NEAR, share, neighbours=True)
+    return _search_between(with_middles(one), with_middles(other), 4, 2 * vectors, NEAR, share, neighbours=True)
 
 
 def split_path(vectors: Vectors, share: tuple[int, int]) -> tuple[Vectors, Vectors]:

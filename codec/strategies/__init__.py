@@ -1,7 +1,6 @@
 """The registry: every strategy's name, its code in the bitstream and its module, which is loaded on first use.
 
-A strategy's module defines `STRATEGY`. Codes are never reused; those of strategies not yet built stay
-reserved.
+A strategy's module defines `STRATEGY`. Codes are never reused.
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Registration:
-    """`module` is None while the code is only reserved."""
-
     code: int
-    module: str | None = None
+    module: str
 
 
 REGISTRY = {
@@ -35,7 +32,7 @@ REGISTRY = {
     "av1": Registration(7, "codec.strategies.av1"),
     "vvc": Registration(8, "codec.strategies.vvc"),
 }
-STRATEGIES = tuple(name for name, registration in REGISTRY.items() if registration.module)
+STRATEGIES = tuple(REGISTRY)
 
 
 @cache
@@ -43,7 +40,7 @@ def get(name: str) -> Strategy:
     """The strategy of that name. Raises BadInputError, naming the known ones."""
     if name not in STRATEGIES:
         raise BadInputError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
-    module = import_module(cast(str, REGISTRY[name].module))
+    module = import_module(REGISTRY[name].module)
     return cast("Strategy", module.STRATEGY)
 
 

@@ -12,27 +12,30 @@ tool is used only where it pays, and the whole only where it costs less than the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from codec import strategies
-from codec.entropy import Coder, Reader, Writer
+from codec.entropy import Reader, Writer
 from codec.errors import BadInputError, BitstreamError, EncodeError
 from codec.frames import Frames, VideoFormat
+from codec.networks.description import SemanticDescriptionGenerator
 from codec.rate_distortion import KNOBS, lambda_of_quality, plane_errors
 from codec.strategies.i_frame_interpolation.between import (
     References,
     interpolated,
     key_frames,
     places,
+    put,
+    switched,
     with_residual,
 )
-from codec.strategies.i_frame_interpolation.choices import Prices, choose, step_index
-from codec.strategies.i_frame_interpolation.syntax import FrameSymbols, FrameSyntax, best_tables, grid
-from codec.strategies.i_frame_interpolation.transform import STEPS
+from codec.strategies.i_frame_interpolation.choices import Prices, cheaper_blocks, choose, step_index
+from codec.strategies.i_frame_interpolation.scene import DISTANCES, SceneSymbols, code_scene
+from codec.strategies.i_frame_interpolation.syntax import FrameSymbols, FrameSyntax, Integers, best_tables, grid
 from codec.strategies.protocol import EncodeSettings
 
 if TYPE_CHECKING:
@@ -41,25 +44,14 @@ if TYPE_CHECKING:
 ENCODERS = ("av1", "x265", "x264", "vvc")
 DEFAULT_ENCODER = "av1"
 LENGTH_BYTES = 4
-DISTANCES = (2, 4, 8, 16, 32)
+OPTIONS = ("keys", "distance", "networks")
 TRIED_DISTANCES = (4, 8, 16)
 # Errors of key frames are passed on to the frames between: their bits are worth so many times more.
-KEY_SHARE = 0.5
+KEY_SHARE = 0.75
 # Steps grow by so many indices with the depth in the pyramid.
 DEPTH_INCREASE = 1
-DEEPEST = 3
-
-
-@dataclass(frozen=True)
-class SceneSymbols:
-    """What is said of a whole scene. step: the quantiser's index at the top of the pyramid."""
-
-    distance: int
-    step: int
-    increase: int
-
-    def step_at(self, depth: int) -> int:
-        return min(self.step + self.increase * min(depth, DEEPEST), STEPS - 1)
+NEWEST_ENHANCER = 0
+TRIED_WEIGHTS = (2, 4)
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ class IFrameInterpolation:
     """The strategy; see the module.
 
     Options: `keys` names the strategy that codes key frames (its presets are meant), `distance` the frames from one key
-    frame to the next.
+    frame to the next; `networks` is "off" to leave the networks out. All others are the key frames' encoder's own.
     """
 
     name = "i_frame_interpolation"
@@ -107,15 +99,17 @@ class IFrameInterpolation:
         if len(payload) < end:
             raise BitstreamError(f"the {self.name} payload ends within its key frames")
         reader = Reader(payload[end:])
-        scene = code_scene(reader, SceneSymbols(2, 0, 0))
+        scene = code_scene(reader, None, frame_count)
         keys = key_frames(frame_count, scene.distance)
         pictures = _with_keys(_encoder(name).decode(payload[start:end], video, len(keys)), keys, frame_count)
-        syntax, references = FrameSyntax(reader, grid(video)), References()
+        syntax, references = FrameSyntax(reader, grid(video), scene.description is not None), References()
         for place in places(frame_count, scene.distance):
             past, future = (references.of(index, pictures) for index in (place.past, place.future))
-            symbols, step = syntax.frame(None), scene.step_at(place.depth)
-            _put(pictures, place.frame, interpolated(past, future, place, symbols, step, video))
-        return pictures
+            put(pictures, place.frame, interpolated(past, future, place, syntax.frame(None), scene, video))
+        if scene.enhancer is None:
+            return pictures
+        maps = [syntax.consistency(None) for _ in range(frame_count)]
+        return enhanced(pictures, maps, scene.enhancer, scene.weight)
 
 
 def best_coding(frames: Frames, video: VideoFormat, settings: EncodeSettings) -> Coded:
@@ -132,14 +126,6 @@ def best_coding(frames: Frames, video: VideoFormat, settings: EncodeSettings) ->
     return min(found, key=lambda coded: coded.cost)
 
 
-def code_scene(coder: Coder, told: SceneSymbols) -> SceneSymbols:
-    """The head of the stream, for writing and for reading."""
-    index = coder.number(DISTANCES.index(told.distance), 3)
-    if index >= len(DISTANCES):
-        raise BitstreamError(f"the i_frame_interpolation payload has an unknown distance code {index}")
-    return SceneSymbols(DISTANCES[index], coder.number(told.step, 6), coder.number(told.increase, 2))
-
-
 def _encoder(name: str) -> ElementaryStrategy:
     return cast("ElementaryStrategy", strategies.get(name))
 
@@ -151,11 +137,15 @@ def _checked(settings: EncodeSettings) -> tuple[str, tuple[int, ...]]:
         raise BadInputError(f"i_frame_interpolation has no keys {name!r}: choose one of {', '.join(ENCODERS)}")
     if settings.scale != "1":
         raise BadInputError("i_frame_interpolation codes at full size only: leave the scale at 1")
+    if settings.options.get("networks", "on") not in ("on", "off"):
+        raise BadInputError("i_frame_interpolation: the option networks is on or off")
     distance = settings.options.get("distance")
     if distance is None:
         return name, TRIED_DISTANCES
     if distance not in map(str, DISTANCES):
-        raise BadInputError(f"i_frame_interpolation has no distance {distance!r}: choose one of {DISTANCES}")
+        raise BadInputError(
+            f"i_frame_interpolation has no distance {distance!r}: choose one of {', '.join(map(str, DISTANCES))}"
+        )
     return name, (int(distance),)
 
 
@@ -166,36 +156,99 @@ def _at_slope(name: str, settings: EncodeSettings, lambda_rd: float) -> EncodeSe
 
 
 def _own_options(options: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in options.items() if key not in ("keys", "distance")}
+    return {key: value for key, value in options.items() if key not in OPTIONS}
 
 
 def _coded(frames: Frames, video: VideoFormat, name: str, settings: EncodeSettings, distance: int) -> Coded:
+    """The scene at one distance: without networks, then with each of them, kept where they pay."""
     lambda_rd = lambda_of_quality(settings.quality)
     encoder, indices = _encoder(name), key_frames(len(frames), distance)
     kept = Frames(*(plane[indices] for plane in frames.planes()))
     base = encoder.encode(kept, video, _at_slope(name, settings, lambda_rd * KEY_SHARE))
-    pictures = _with_keys(encoder.decode(base, video, len(indices)), indices, len(frames))
-    scene = SceneSymbols(distance, step_index(lambda_rd), DEPTH_INCREASE)
+    keys = encoder.decode(base, video, len(indices))
+    head = bytes([encoder.code]) + len(base).to_bytes(LENGTH_BYTES, "little") + base
+
+    def finished(scene: SceneSymbols, told: list[FrameSymbols], maps: list[Integers], pictures: Frames) -> Coded:
+        payload = head + _written(scene, told, maps, video, len(frames))
+        return Coded(payload, _cost(frames, pictures, len(payload), video, lambda_rd))
+
+    plain = SceneSymbols(distance, step_index(lambda_rd), DEPTH_INCREASE)
+    told, pictures = _filled(frames, _with_keys(keys, indices, len(frames)), video, plain, lambda_rd)
+    best, scene = finished(plain, told, [], pictures), plain
+    if settings.options.get("networks") == "off":
+        return best
+    described = replace(plain, description=SemanticDescriptionGenerator().describe(frames))
+    trial = _filled(frames, _with_keys(keys, indices, len(frames)), video, described, lambda_rd)
+    coded = finished(described, trial[0], [], trial[1])
+    if coded.cost < best.cost:
+        best, scene, (told, pictures) = coded, described, trial
+    for weight, maps in _consistency(frames, pictures, video, lambda_rd):
+        if any(switches.any() for switches in maps):
+            steady = replace(scene, enhancer=NEWEST_ENHANCER, weight=weight)
+            better = enhanced(pictures, maps, NEWEST_ENHANCER, weight)
+            best = min(best, finished(steady, told, maps, better), key=lambda coded: coded.cost)
+    return best
+
+
+def _filled(
+    frames: Frames, pictures: Frames, video: VideoFormat, scene: SceneSymbols, lambda_rd: float
+) -> tuple[list[FrameSymbols], Frames]:
+    """The symbols of all frames between key frames, and the pictures with them in their places."""
     prices, references = Prices(lambda_rd), References()
     told: list[FrameSymbols] = []
-    for place in places(len(frames), distance):
+    for place in places(len(frames), scene.distance):
         past, future = (references.of(index, pictures) for index in (place.past, place.future))
-        original, step = frames[place.frame : place.frame + 1], scene.step_at(place.depth)
-        symbols, prediction = choose(original, past, future, place, step, video, prices)
+        symbols, prediction = choose(frames[place.frame : place.frame + 1], past, future, place, scene, prices)
         told.append(symbols)
         prices.learn(told)
-        _put(pictures, place.frame, with_residual(prediction, symbols, step, video))
-    stream = _written(scene, told, video)
-    payload = bytes([encoder.code]) + len(base).to_bytes(LENGTH_BYTES, "little") + base + stream
-    return Coded(payload, _cost(frames, pictures, len(payload), video, lambda_rd))
+        put(pictures, place.frame, with_residual(prediction, symbols, scene.step_at(place.depth), video))
+    return told, pictures
 
 
-def _written(scene: SceneSymbols, told: list[FrameSymbols], video: VideoFormat) -> bytes:
+def _consistency(
+    frames: Frames, pictures: Frames, video: VideoFormat, lambda_rd: float
+) -> Iterator[tuple[int, list[Integers]]]:
+    """For each weight of the enhancer, where each frame would have it switched on."""
+    from codec.networks.exact import exact_arithmetic
+    from codec.networks.temporal_consistency import consistent, shipped_enhancer
+
+    network = shipped_enhancer(NEWEST_ENHANCER)
+    found: list[list[Integers]] = [[] for _ in TRIED_WEIGHTS]
+    for index in range(len(frames)):
+        with exact_arithmetic():
+            better = consistent(network, pictures, index, TRIED_WEIGHTS)
+        wanted, plain = ([plane[index] for plane in some.planes()] for some in (frames, pictures))
+        for maps, picture in zip(found, better, strict=True):
+            maps.append(cheaper_blocks(wanted, plain, [plane[0] for plane in picture.planes()], lambda_rd))
+    return zip(TRIED_WEIGHTS, found, strict=True)
+
+
+def enhanced(pictures: Frames, maps: list[Integers], code: int, weight: int) -> Frames:
+    """All frames after the enhancer, which sees them as they were before it."""
+    from codec.networks.exact import exact_arithmetic
+    from codec.networks.temporal_consistency import consistent, shipped_enhancer
+
+    network = shipped_enhancer(code)
+    out = Frames(*(plane.copy() for plane in pictures.planes()))
+    for index, switches in enumerate(maps):
+        if switches.any():
+            with exact_arithmetic():
+                better = consistent(network, pictures, index, (weight,))[0]
+            one, other = ([plane[0] for plane in some.planes()] for some in (pictures[index : index + 1], better))
+            put(out, index, Frames(*(plane[None] for plane in switched(one, other, switches))))
+    return out
+
+
+def _written(
+    scene: SceneSymbols, told: list[FrameSymbols], maps: list[Integers], video: VideoFormat, count: int
+) -> bytes:
     writer = Writer()
-    code_scene(writer, scene)
-    syntax = FrameSyntax(writer, grid(video), best_tables(told))
+    code_scene(writer, scene, count)
+    syntax = FrameSyntax(writer, grid(video), scene.description is not None, best_tables(told))
     for symbols in told:
         syntax.frame(symbols)
+    for switches in maps:
+        syntax.consistency(switches)
     return writer.to_bytes()
 
 
@@ -209,11 +262,6 @@ def _with_keys(keys: Frames, indices: list[int], count: int) -> Frames:
     for target, source in zip(whole.planes(), keys.planes(), strict=True):
         target[indices] = source
     return whole
-
-
-def _put(pictures: Frames, index: int, frame: Frames) -> None:
-    for target, source in zip(pictures.planes(), frame.planes(), strict=True):
-        target[index] = source[0]
 
 
 STRATEGY = IFrameInterpolation()

@@ -11,17 +11,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from codec.frames import Frames, Plane, VideoFormat
+from codec.networks.description import Description
 from codec.networks.motion import Vectors, moved, path_between, split_path, with_half_samples, with_middles
-from codec.strategies.i_frame_interpolation.syntax import BLOCK, BOTH, CHROMA_BLOCK, PAST, FrameSymbols
+from codec.strategies.i_frame_interpolation.scene import SceneSymbols
+from codec.strategies.i_frame_interpolation.syntax import (
+    BLOCK,
+    BOTH,
+    CHROMA_BLOCK,
+    PAST,
+    SWITCH_BLOCK,
+    FrameSymbols,
+)
 from codec.strategies.i_frame_interpolation.transform import STEPS, inverse, step_of
 
 Integers = npt.NDArray[np.int32]
 ZOOM = 4
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 UNIT = 64  # the search for motion pads luma to multiples of this
 
 
@@ -48,7 +60,7 @@ def key_frames(count: int, distance: int) -> list[int]:
 def places(count: int, distance: int) -> Iterator[Place]:
     """The frames between key frames in the order of coding: the middle first, then the middles of both halves."""
     keys = key_frames(count, distance)
-    for past, future in zip(keys[:-1], keys[1:], strict=True):
+    for past, future in pairwise(keys):
         yield from _halves(past, future, 0)
 
 
@@ -111,7 +123,16 @@ def corrected(vectors: Vectors, corrections: Integers) -> Vectors:
     return np.asarray(vectors + np.pad(wide, room), np.int32)
 
 
-def blended(past: list[Plane], future: list[Plane], sources: Integers, video: VideoFormat) -> list[Plane]:
+def moved_parts(
+    past: Reference, future: Reference, place: Place, symbols: FrameSymbols
+) -> tuple[list[Plane], list[Plane]]:
+    """Both references moved to where the frame has them."""
+    back, forth = paths(past, future, place.share)
+    one = past.moved(corrected(back, symbols.corrections[:2]))
+    return one, future.moved(corrected(forth, symbols.corrections[2:]))
+
+
+def blended(past: list[Plane], future: list[Plane], sources: Integers) -> list[Plane]:
     """The prediction, Y, U and V, cropped to whole blocks."""
     out = []
     for number, (one, other) in enumerate(zip(past, future, strict=True)):
@@ -141,16 +162,78 @@ def with_residual(prediction: list[Plane], symbols: FrameSymbols, step_index: in
 
 
 def interpolated(
-    past: Reference, future: Reference, place: Place, symbols: FrameSymbols, step_index: int, video: VideoFormat
+    past: Reference, future: Reference, place: Place, symbols: FrameSymbols, scene: SceneSymbols, video: VideoFormat
 ) -> Frames:
     """The frame that these symbols describe."""
-    back, forth = paths(past, future, place.share)
-    one = past.moved(corrected(back, symbols.corrections[:2]))
-    other = future.moved(corrected(forth, symbols.corrections[2:]))
-    return with_residual(blended(one, other, symbols.sources, video), symbols, step_index, video)
+    parts = moved_parts(past, future, place, symbols)
+    prediction = blended(*parts, symbols.sources)
+    if scene.description and symbols.generated.any():
+        better = with_generated(prediction, parts, place, scene.description, scene.generator)
+        prediction = switched(prediction, better, symbols.generated)
+    return with_residual(prediction, symbols, scene.step_at(place.depth), video)
 
 
-def in_blocks(plane: npt.NDArray[np.generic], side: int) -> npt.NDArray[np.generic]:
+def put(pictures: Frames, index: int, frame: Frames) -> None:
+    """Write one frame into its place among others."""
+    for target, source in zip(pictures.planes(), frame.planes(), strict=True):
+        target[index] = source[0]
+
+
+def stacked(planes: list[Plane]) -> Plane:
+    """Y, U and V of whole blocks as half-size planes [6, h, w]."""
+    from codec.networks.enhancement import to_phases
+
+    return np.concatenate([to_phases(planes[0]), planes[1][None], planes[2][None]])
+
+
+def unstacked(planes: Plane) -> list[Plane]:
+    """The reverse of `stacked`."""
+    from codec.networks.enhancement import from_phases
+
+    return [from_phases(planes[:4], 2 * planes.shape[1], 2 * planes.shape[2]), planes[4], planes[5]]
+
+
+def generator_sees(
+    prediction: Plane,
+    parts: tuple[list[Plane], list[Plane]],
+    shape: tuple[int, ...],
+    place: Place,
+    description: Description,
+) -> npt.NDArray[np.int8]:
+    """What `LightweightVideoGenerator` sees. prediction: half-size planes; shape: rows and columns of blocks."""
+    from codec.networks.video_generator import generator_input
+
+    one, other = (stacked(blended(part, part, np.zeros(shape, np.int32))).astype(np.int16) for part in parts)
+    since, until = place.share
+    conditions = np.array([*description.moves[place.frame], 64 * since // (since + until)], np.int32)
+    return generator_input(prediction, other - one, conditions)
+
+
+def with_generated(
+    prediction: list[Plane], parts: tuple[list[Plane], list[Plane]], place: Place, description: Description, code: int
+) -> list[Plane]:
+    """The prediction as the shipped generator of this code would have it, in every block."""
+    from codec.networks.exact import exact_arithmetic
+    from codec.networks.video_generator import generated, shipped_generator
+
+    planes = stacked(prediction)
+    shape = prediction[0].shape[0] // BLOCK, prediction[0].shape[1] // BLOCK
+    with exact_arithmetic():
+        seen = generator_sees(planes, parts, shape, place, description)
+        return unstacked(generated(shipped_generator(code), planes, seen))
+
+
+def switched(plain: list[Plane], better: list[Plane], switches: Integers) -> list[Plane]:
+    """`better` in the 64x64 blocks of luma that are switched on, `plain` in the others."""
+    out = []
+    for number, (one, other) in enumerate(zip(plain, better, strict=True)):
+        side = SWITCH_BLOCK // 2 if number else SWITCH_BLOCK
+        wide = switches.repeat(side, axis=0).repeat(side, axis=1)[: one.shape[0], : one.shape[1]]
+        out.append(np.where(wide > 0, other, one))
+    return out
+
+
+def in_blocks(plane: npt.NDArray[_Scalar], side: int) -> npt.NDArray[_Scalar]:
     """[rows · side, columns · side] to [rows, columns, side, side]."""
     rows, columns = plane.shape[0] // side, plane.shape[1] // side
     return plane.reshape(rows, side, columns, side).swapaxes(1, 2).copy()

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.entropy import laplace_weights
-from codec.frames import Frames, Plane, VideoFormat
-from codec.networks.motion import Vectors
+from codec.frames import Frames, Plane
 from codec.strategies.i_frame_interpolation.between import (
     Place,
     Reference,
@@ -20,7 +19,10 @@ from codec.strategies.i_frame_interpolation.between import (
     corrected,
     in_blocks,
     paths,
+    switched,
+    with_generated,
 )
+from codec.strategies.i_frame_interpolation.scene import SceneSymbols
 from codec.strategies.i_frame_interpolation.syntax import (
     BLOCK,
     BOTH,
@@ -30,6 +32,7 @@ from codec.strategies.i_frame_interpolation.syntax import (
     LARGEST_CORRECTION,
     LIMITS,
     PAST,
+    SWITCH_BLOCK,
     FrameSymbols,
     Tables,
     best_tables,
@@ -46,6 +49,7 @@ WEIGHTS = (0.75, 0.5, 0.5)
 SOURCE_BITS = (0.3, 3.0, 3.0)
 UNSENT_BITS, SENT_BITS = 0.2, 3.0
 CLASS_BITS = np.array([0.3, 2.0, 3.0, 4.0, 5.0])
+SWITCH_BITS = 1.5
 STRIDES = (16, 8, 4, 2, 1)
 # Bits are priced by what quantisation to a step costs: of hybrid coders at low rates.
 STEP_SQUARED_PER_LAMBDA = 6.0
@@ -81,17 +85,22 @@ def step_index(lambda_rd: float) -> int:
 
 
 def choose(
-    original: Frames, past: Reference, future: Reference, place: Place, step: int, video: VideoFormat, prices: Prices
+    original: Frames, past: Reference, future: Reference, place: Place, scene: SceneSymbols, prices: Prices
 ) -> tuple[FrameSymbols, list[Plane]]:
     """The symbols of one frame, and the prediction they give. original: that frame alone."""
-    rows, columns = -(-video.height // BLOCK), -(-video.width // BLOCK)
-    symbols = FrameSymbols.nothing(rows, columns)
     wanted = [
         _whole_blocks(plane[0], CHROMA_BLOCK if number else BLOCK) for number, plane in enumerate(original.planes())
     ]
-    search = _MotionSearch(wanted, past, future, place, prices.lambda_rd, video)
+    symbols = FrameSymbols.nothing(wanted[0].shape[0] // BLOCK, wanted[0].shape[1] // BLOCK)
+    search = _MotionSearch(wanted, past, future, place, prices.lambda_rd)
     symbols.sources, symbols.sent, symbols.corrections = search.best()
-    prediction = search.prediction(symbols)
+    parts = search.parts(symbols.corrections)
+    prediction = blended(*parts, symbols.sources)
+    if scene.description:
+        better = with_generated(prediction, parts, place, scene.description, scene.generator)
+        symbols.generated = cheaper_blocks(wanted, prediction, better, prices.lambda_rd)
+        prediction = switched(prediction, better, symbols.generated)
+    step = scene.step_at(place.depth)
     for number, plane in enumerate(prediction):
         _choose_residual(symbols, number, wanted[number], plane, step, prices)
     return symbols, prediction
@@ -107,13 +116,11 @@ class _MotionSearch:
         future: Reference,
         place: Place,
         lambda_rd: float,
-        video: VideoFormat,
     ) -> None:
         self._wanted = wanted
         self._references = (past, future)
         self._vectors = paths(past, future, place.share)
         self._lambda = lambda_rd
-        self._video = video
         self._shape = wanted[0].shape[0] // BLOCK, wanted[0].shape[1] // BLOCK
 
     def best(self) -> tuple[Integers, Integers, Integers]:
@@ -144,9 +151,9 @@ class _MotionSearch:
         picked[2:, sources == PAST] = 0
         return sources, sent_map, picked * sent_map
 
-    def prediction(self, symbols: FrameSymbols) -> list[Plane]:
-        parts = [self._moved(side, symbols.corrections[2 * side : 2 * side + 2]) for side in (0, 1)]
-        return blended(parts[0], parts[1], symbols.sources, self._video)
+    def parts(self, corrections: Integers) -> tuple[list[Plane], list[Plane]]:
+        """Both references moved by corrections [4, rows, columns]."""
+        return self._moved(0, corrections[:2]), self._moved(1, corrections[2:])
 
     def _moved(self, side: int, corrections: Integers) -> list[Plane]:
         return self._references[side].moved(corrected(self._vectors[side], corrections))
@@ -157,14 +164,13 @@ class _MotionSearch:
     def _errors(self, parts: list[list[Plane]], source: int) -> Reals:
         sources = np.full(self._shape, source, np.int32)
         total = np.zeros(self._shape)
-        planes = blended(parts[0], parts[1], sources, self._video)
+        planes = blended(parts[0], parts[1], sources)
         for weight, plane, wanted in zip(WEIGHTS, planes, self._wanted, strict=True):
             total += weight * _block_errors(plane, wanted, self._shape)
         return total
 
     def _search(self, side: int, start: Integers, strides: tuple[int, ...], other: list[Plane] | None) -> Integers:
         """Corrections of one side by luma alone, in smaller and smaller strides; blocks also try their neighbours'."""
-        rows, columns = self._shape
         target = self._wanted[0]
         height, width = target.shape
 
@@ -191,6 +197,17 @@ class _MotionSearch:
                 better = now < lowest
                 best, lowest = np.where(better, trial, best), np.minimum(now, lowest)
         return np.asarray(best, np.int32)
+
+
+def cheaper_blocks(wanted: list[Plane], plain: list[Plane], better: list[Plane], lambda_rd: float) -> Integers:
+    """1 for the 64x64 blocks in which `better` saves more weighted squared error than a switch costs."""
+    saved: Reals = np.zeros((1, 1))
+    for number, weight in enumerate(WEIGHTS):
+        side = SWITCH_BLOCK // 2 if number else SWITCH_BLOCK
+        whole = [_whole_blocks(planes[number], side) for planes in (wanted, plain, better)]
+        shape = whole[0].shape[0] // side, whole[0].shape[1] // side
+        saved = saved + weight * (_block_errors(whole[1], whole[0], shape) - _block_errors(whole[2], whole[0], shape))
+    return np.asarray(saved > SWITCH_BITS * lambda_rd, np.int32)
 
 
 def _vector_bits(corrections: Integers) -> Reals:

@@ -23,6 +23,7 @@ Integers = npt.NDArray[np.int32]
 
 BLOCK = 16  # luma samples
 CHROMA_BLOCK = 8
+SWITCH_BLOCK = 64  # luma samples: where networks are switched
 BOTH, PAST, FUTURE = range(3)  # what a block is predicted from
 LARGEST_CORRECTION = 63  # quarter samples
 # How many coefficients, from the lowest, a block of each class has; of luma and of chroma.
@@ -39,6 +40,7 @@ _EMPTY = np.zeros(0, np.int32)
 class FrameSymbols:
     """What is said of one frame between two others; rows and columns are of 16x16 blocks of luma.
 
+    generated    [rows, columns] of 64x64 blocks: 1 where the network's picture is the prediction
     sources      [rows, columns]: BOTH, PAST or FUTURE
     sent         [rows, columns]: 1 where the motion found by the decoder is corrected
     corrections  [4, rows, columns], quarter samples: down and right in the past picture, then in the future one
@@ -46,6 +48,7 @@ class FrameSymbols:
     levels       of Y [rows, columns, 256], of U and V [rows, columns, 64]: quantised coefficients, low ones first
     """
 
+    generated: Integers
     sources: Integers
     sent: Integers
     corrections: Integers
@@ -56,6 +59,7 @@ class FrameSymbols:
     def nothing(cls, rows: int, columns: int) -> FrameSymbols:
         """The frame as the decoder finds it by itself."""
         return cls(
+            np.zeros(switch_grid(rows, columns), np.int32),
             np.zeros((rows, columns), np.int32),
             np.zeros((rows, columns), np.int32),
             np.zeros((4, rows, columns), np.int32),
@@ -67,6 +71,12 @@ class FrameSymbols:
 def grid(video: VideoFormat) -> tuple[int, int]:
     """Rows and columns of blocks."""
     return -(-video.height // BLOCK), -(-video.width // BLOCK)
+
+
+def switch_grid(rows: int, columns: int) -> tuple[int, int]:
+    """Rows and columns of 64x64 blocks around so many of 16x16."""
+    per = SWITCH_BLOCK // BLOCK
+    return -(-rows // per), -(-columns // per)
 
 
 Tables = dict[tuple[bool, int, int], int]
@@ -100,22 +110,24 @@ def _planes(chroma: bool) -> tuple[int, ...]:
 
 
 def _levels_of(frame: FrameSymbols, plane: int, kind: int) -> Integers:
-    return frame.levels[plane][frame.classes[plane] == kind]
+    found: Integers = frame.levels[plane][frame.classes[plane] == kind]
+    return found
 
 
 class FrameSyntax:
     """Writes frames with a `Writer`, reads them with a `Reader`. `tables` matter to a writer only."""
 
-    def __init__(self, coder: Coder, shape: tuple[int, int], tables: Tables | None = None) -> None:
+    def __init__(self, coder: Coder, shape: tuple[int, int], has_generator: bool, tables: Tables | None = None) -> None:
         self._coder = coder
+        self._has_generator = has_generator
         self._shape = shape
         self._planned = tables or {}
         self._tables: Tables = {}
-        self._any = [AdaptiveFlag() for _ in range(4)]
+        self._any = [AdaptiveFlag() for _ in range(6)]
         self._one_sided = [AdaptiveFlag() for _ in range(3)]
         self._future = [AdaptiveFlag() for _ in range(3)]
         self._sent = [AdaptiveFlag() for _ in range(3)]
-        self._moved = AdaptiveFlag()
+        self._switched = [[AdaptiveFlag() for _ in range(3)] for _ in range(2)]
         self._classes = [[[AdaptiveFlag() for _ in range(CLASSES)] for _ in range(5)] for _ in range(2)]
         self._motion_table: int | None = None
 
@@ -128,6 +140,8 @@ class FrameSyntax:
         if self._coder.flag(bool(given.sent.any()), self._any[1]):
             read.sent = self._map(given.sent, self._is_sent)
             read.corrections = self._corrections(given, read)
+        if self._has_generator and self._coder.flag(bool(given.generated.any()), self._any[4]):
+            read.generated = self._switches(given.generated, 0)
         for chroma in (False, True):
             planes = _planes(chroma)
             if self._coder.flag(any(given.classes[plane].any() for plane in planes), self._any[2 + chroma]):
@@ -135,10 +149,18 @@ class FrameSyntax:
                     self._residual(given, read, plane)
         return read
 
+    def consistency(self, told: Integers | None) -> Integers:
+        """Where the enhancer is switched on in one frame, by 64x64 blocks; comes after all frames."""
+        given = np.zeros(switch_grid(*self._shape), np.int32) if told is None else told
+        return self._switches(given, 1) if self._coder.flag(bool(given.any()), self._any[5]) else np.zeros_like(given)
+
+    def _switches(self, given: Integers, kind: int) -> Integers:
+        flags = self._switched[kind]
+        return self._map(given, lambda value, left, above: int(self._coder.flag(value > 0, flags[left + above])))
+
     def _map(self, given: Integers, code: Callable[[int, int, int], int]) -> Integers:
         """One symbol a block, row by row: `code(value, left, above)` writes or reads it."""
-        rows, columns = self._shape
-        above = [0] * columns
+        above = [0] * given.shape[1]
         lines = []
         for values in given.tolist():
             line: list[int] = []
@@ -148,7 +170,7 @@ class FrameSyntax:
                 line.append(left)
             lines.append(line)
             above = line
-        return np.array(lines, np.int32).reshape(rows, columns)
+        return np.array(lines, np.int32).reshape(given.shape)
 
     def _source(self, value: int, left: int, above: int) -> int:
         context = (left > 0) + (above > 0)
@@ -223,11 +245,10 @@ def _before(values: Integers, axis: int) -> Integers:
 def _follow(changes: Integers, sent: Integers, used: npt.NDArray[np.bool_]) -> Integers:
     """The reverse of `predicted_changes`, held to ±LARGEST_CORRECTION."""
     out = np.zeros_like(changes)
+    nothing = np.zeros(len(changes), np.int32)
     for row, column in np.argwhere(sent > 0):
-        if column and sent[row, column - 1]:
-            near = out[:, row, column - 1]
-        else:
-            near = out[:, row - 1, column] if row else 0
+        beside = column and sent[row, column - 1]
+        near = out[:, row, column - 1] if beside else out[:, row - 1, column] if row else nothing
         value = np.clip(near + changes[:, row, column], -LARGEST_CORRECTION, LARGEST_CORRECTION)
         out[:, row, column] = np.where(used[:, row, column], value, 0)
     return out
