@@ -50,6 +50,8 @@ TRIED_DISTANCES = (4, 8, 16)
 KEY_SHARE = 0.75
 # Steps grow by so many indices with the depth in the pyramid.
 DEPTH_INCREASE = 1
+# A distance that costs so much more than the best ends the search.
+DISTANCE_PATIENCE = 1.05
 NEWEST_ENHANCER = 0
 TRIED_WEIGHTS = (2, 4)
 
@@ -60,6 +62,9 @@ class Coded:
 
     payload: bytes
     cost: float
+    scene: SceneSymbols
+    symbols: list[FrameSymbols]
+    pictures: Frames
 
 
 class IFrameInterpolation:
@@ -113,17 +118,22 @@ class IFrameInterpolation:
 
 
 def best_coding(frames: Frames, video: VideoFormat, settings: EncodeSettings) -> Coded:
-    """The scene at the distance between key frames that costs least, whether or not it pays."""
+    """The distance between key frames that costs least, and networks where they pay; whether or not the whole pays."""
     name, distances = _checked(settings)
     if len(frames) < 3:
         raise EncodeError("i_frame_interpolation does not pay: fewer than three frames have none to interpolate")
     tried = [distance for distance in distances if distance < len(frames)] or [2]
-    found: list[Coded] = []
+    best: tuple[Coded, _Scene] | None = None
     for distance in tried:
-        found.append(_coded(frames, video, name, settings, distance))
-        if found[-1].cost > 1.05 * min(coded.cost for coded in found):
+        source = _Scene(frames, video, name, settings, distance)
+        coded = source.plain()
+        if best is None or coded.cost < best[0].cost:
+            best = coded, source
+        elif coded.cost > DISTANCE_PATIENCE * best[0].cost:
             break
-    return min(found, key=lambda coded: coded.cost)
+    assert best is not None
+    coded, source = best
+    return coded if settings.options.get("networks") == "off" else source.with_networks(coded)
 
 
 def _encoder(name: str) -> ElementaryStrategy:
@@ -159,55 +169,63 @@ def _own_options(options: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in options.items() if key not in OPTIONS}
 
 
-def _coded(frames: Frames, video: VideoFormat, name: str, settings: EncodeSettings, distance: int) -> Coded:
-    """The scene at one distance: without networks, then with each of them, kept where they pay."""
-    lambda_rd = lambda_of_quality(settings.quality)
-    encoder, indices = _encoder(name), key_frames(len(frames), distance)
-    kept = Frames(*(plane[indices] for plane in frames.planes()))
-    base = encoder.encode(kept, video, _at_slope(name, settings, lambda_rd * KEY_SHARE))
-    keys = encoder.decode(base, video, len(indices))
-    head = bytes([encoder.code]) + len(base).to_bytes(LENGTH_BYTES, "little") + base
+class _Scene:
+    """A scene and its coded key frames, to be filled in this way or that."""
 
-    def finished(scene: SceneSymbols, told: list[FrameSymbols], maps: list[Integers], pictures: Frames) -> Coded:
-        payload = head + _written(scene, told, maps, video, len(frames))
-        return Coded(payload, _cost(frames, pictures, len(payload), video, lambda_rd))
+    def __init__(self, frames: Frames, video: VideoFormat, name: str, settings: EncodeSettings, distance: int) -> None:
+        self._frames, self._video = frames, video
+        self._lambda = lambda_of_quality(settings.quality)
+        encoder, self._indices = _encoder(name), key_frames(len(frames), distance)
+        kept = Frames(*(plane[self._indices] for plane in frames.planes()))
+        base = encoder.encode(kept, video, _at_slope(name, settings, self._lambda * KEY_SHARE))
+        self._keys = encoder.decode(base, video, len(self._indices))
+        self._head = bytes([encoder.code]) + len(base).to_bytes(LENGTH_BYTES, "little") + base
+        self._scene = SceneSymbols(distance, step_index(self._lambda), DEPTH_INCREASE)
 
-    plain = SceneSymbols(distance, step_index(lambda_rd), DEPTH_INCREASE)
-    told, pictures = _filled(frames, _with_keys(keys, indices, len(frames)), video, plain, lambda_rd)
-    best, scene = finished(plain, told, [], pictures), plain
-    if settings.options.get("networks") == "off":
-        return best
-    described = replace(plain, description=SemanticDescriptionGenerator().describe(frames))
-    trial = _filled(frames, _with_keys(keys, indices, len(frames)), video, described, lambda_rd)
-    coded = finished(described, trial[0], [], trial[1])
-    if coded.cost < best.cost:
-        best, scene, (told, pictures) = coded, described, trial
-    for weight, maps in _consistency(frames, pictures, video, lambda_rd):
-        if any(switches.any() for switches in maps):
-            steady = replace(scene, enhancer=NEWEST_ENHANCER, weight=weight)
-            better = enhanced(pictures, maps, NEWEST_ENHANCER, weight)
-            best = min(best, finished(steady, told, maps, better), key=lambda coded: coded.cost)
-    return best
+    def plain(self) -> Coded:
+        """Without networks."""
+        return self._filled(self._scene)
+
+    def with_networks(self, best: Coded) -> Coded:
+        """`best`, with each of the networks that lowers its cost."""
+        description = SemanticDescriptionGenerator().describe(self._frames)
+        best = min(best, self._filled(replace(self._scene, description=description)), key=lambda coded: coded.cost)
+        trials = [best]
+        for weight, maps in _consistency(self._frames, best.pictures, self._lambda):
+            if any(switches.any() for switches in maps):
+                scene = replace(best.scene, enhancer=NEWEST_ENHANCER, weight=weight)
+                better = enhanced(best.pictures, maps, NEWEST_ENHANCER, weight)
+                trials.append(self._finished(scene, best.symbols, maps, better))
+        return min(trials, key=lambda coded: coded.cost)
+
+    def _filled(self, scene: SceneSymbols) -> Coded:
+        """The frames between key frames, each with the symbols that cost least."""
+        pictures = _with_keys(self._keys, self._indices, len(self._frames))
+        prices, references = Prices(self._lambda), References()
+        told: list[FrameSymbols] = []
+        for place in places(len(self._frames), scene.distance):
+            past, future = (references.of(index, pictures) for index in (place.past, place.future))
+            original = self._frames[place.frame : place.frame + 1]
+            symbols, prediction = choose(original, past, future, place, scene, prices)
+            told.append(symbols)
+            prices.learn(told)
+            put(pictures, place.frame, with_residual(prediction, symbols, scene.step_at(place.depth), self._video))
+        return self._finished(scene, told, [], pictures)
+
+    def _finished(self, scene: SceneSymbols, told: list[FrameSymbols], maps: list[Integers], pictures: Frames) -> Coded:
+        writer = Writer()
+        code_scene(writer, scene, len(self._frames))
+        syntax = FrameSyntax(writer, grid(self._video), scene.description is not None, best_tables(told))
+        for symbols in told:
+            syntax.frame(symbols)
+        for switches in maps:
+            syntax.consistency(switches)
+        payload = self._head + writer.to_bytes()
+        cost = _cost(self._frames, pictures, len(payload), self._video, self._lambda)
+        return Coded(payload, cost, scene, told, pictures)
 
 
-def _filled(
-    frames: Frames, pictures: Frames, video: VideoFormat, scene: SceneSymbols, lambda_rd: float
-) -> tuple[list[FrameSymbols], Frames]:
-    """The symbols of all frames between key frames, and the pictures with them in their places."""
-    prices, references = Prices(lambda_rd), References()
-    told: list[FrameSymbols] = []
-    for place in places(len(frames), scene.distance):
-        past, future = (references.of(index, pictures) for index in (place.past, place.future))
-        symbols, prediction = choose(frames[place.frame : place.frame + 1], past, future, place, scene, prices)
-        told.append(symbols)
-        prices.learn(told)
-        put(pictures, place.frame, with_residual(prediction, symbols, scene.step_at(place.depth), video))
-    return told, pictures
-
-
-def _consistency(
-    frames: Frames, pictures: Frames, video: VideoFormat, lambda_rd: float
-) -> Iterator[tuple[int, list[Integers]]]:
+def _consistency(frames: Frames, pictures: Frames, lambda_rd: float) -> Iterator[tuple[int, list[Integers]]]:
     """For each weight of the enhancer, where each frame would have it switched on."""
     from codec.networks.exact import exact_arithmetic
     from codec.networks.temporal_consistency import consistent, shipped_enhancer
@@ -237,19 +255,6 @@ def enhanced(pictures: Frames, maps: list[Integers], code: int, weight: int) -> 
             one, other = ([plane[0] for plane in some.planes()] for some in (pictures[index : index + 1], better))
             put(out, index, Frames(*(plane[None] for plane in switched(one, other, switches))))
     return out
-
-
-def _written(
-    scene: SceneSymbols, told: list[FrameSymbols], maps: list[Integers], video: VideoFormat, count: int
-) -> bytes:
-    writer = Writer()
-    code_scene(writer, scene, count)
-    syntax = FrameSyntax(writer, grid(video), scene.description is not None, best_tables(told))
-    for symbols in told:
-        syntax.frame(symbols)
-    for switches in maps:
-        syntax.consistency(switches)
-    return writer.to_bytes()
 
 
 def _cost(frames: Frames, decoded: Frames, size: int, video: VideoFormat, lambda_rd: float) -> float:
