@@ -46,8 +46,9 @@ DEFAULT_ENCODER = "av1"
 LENGTH_BYTES = 4
 OPTIONS = ("keys", "distance", "networks")
 TRIED_DISTANCES = (4, 8, 16)
-# Errors of key frames are passed on to the frames between: their bits are worth so many times more.
-KEY_SHARE = 0.75
+# Errors of key frames are passed on to the frames between, so they are coded at a smaller lambda: these shares of the
+# scene's are tried while the cost falls.
+KEY_SHARES = (0.75, 0.4, 0.2)
 # Steps grow by so many indices with the depth in the pyramid.
 DEPTH_INCREASE = 1
 # A distance that costs so much more than the best ends the search.
@@ -118,7 +119,7 @@ class IFrameInterpolation:
 
 
 def best_coding(frames: Frames, video: VideoFormat, settings: EncodeSettings) -> Coded:
-    """The distance between key frames that costs least, and networks where they pay; whether or not the whole pays."""
+    """The distance and quality of key frames that cost least, and networks where they pay; the whole may not pay."""
     name, distances = _checked(settings)
     if len(frames) < 3:
         raise EncodeError("i_frame_interpolation does not pay: fewer than three frames have none to interpolate")
@@ -133,6 +134,12 @@ def best_coding(frames: Frames, video: VideoFormat, settings: EncodeSettings) ->
             break
     assert best is not None
     coded, source = best
+    for share in KEY_SHARES[1:]:
+        finer = _Scene(frames, video, name, settings, coded.scene.distance, share)
+        trial = finer.plain()
+        if trial.cost >= coded.cost:
+            break
+        coded, source = trial, finer
     return coded if settings.options.get("networks") == "off" else source.with_networks(coded)
 
 
@@ -172,12 +179,20 @@ def _own_options(options: Mapping[str, str]) -> dict[str, str]:
 class _Scene:
     """A scene and its coded key frames, to be filled in this way or that."""
 
-    def __init__(self, frames: Frames, video: VideoFormat, name: str, settings: EncodeSettings, distance: int) -> None:
+    def __init__(
+        self,
+        frames: Frames,
+        video: VideoFormat,
+        name: str,
+        settings: EncodeSettings,
+        distance: int,
+        key_share: float = KEY_SHARES[0],
+    ) -> None:
         self._frames, self._video = frames, video
         self._lambda = lambda_of_quality(settings.quality)
         encoder, self._indices = _encoder(name), key_frames(len(frames), distance)
         kept = Frames(*(plane[self._indices] for plane in frames.planes()))
-        base = encoder.encode(kept, video, _at_slope(name, settings, self._lambda * KEY_SHARE))
+        base = encoder.encode(kept, video, _at_slope(name, settings, self._lambda * key_share))
         self._keys = encoder.decode(base, video, len(self._indices))
         self._head = bytes([encoder.code]) + len(base).to_bytes(LENGTH_BYTES, "little") + base
         self._scene = SceneSymbols(distance, step_index(self._lambda), DEPTH_INCREASE)
