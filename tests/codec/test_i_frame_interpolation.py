@@ -15,6 +15,7 @@ import pytest
 from codec import strategies
 from codec.complexity import count_module_operations, count_operations, per_1080p_frame
 from codec.demo_clip import demo_clip
+from codec.effort import EFFORTS, MAX_EFFORT, shortlist
 from codec.entropy import Reader, Writer
 from codec.errors import BadInputError, BitstreamError, EncodeError
 from codec.frames import Frames, VideoFormat
@@ -22,6 +23,7 @@ from codec.networks.description import Description
 from codec.networks.temporal_consistency import TemporalConsistencyEnhancer
 from codec.networks.video_generator import LightweightVideoGenerator
 from codec.rate_distortion import lambda_of_quality, plane_errors
+from codec.scenes import SceneClass
 from codec.strategies.i_frame_interpolation import ENCODERS, best_coding
 from codec.strategies.i_frame_interpolation.between import key_frames, places
 from codec.strategies.i_frame_interpolation.scene import SceneSymbols, code_scene
@@ -55,11 +57,6 @@ def clip() -> tuple[Frames, VideoFormat]:
     part = frames[24:33]
     cut = Frames(part.y[:, 20:116, 100:228], part.u[:, 10:58, 50:114], part.v[:, 10:58, 50:114])
     return cut, VideoFormat(128, 96, video.frame_rate)
-
-
-@cache
-def coded() -> bytes:
-    return best_coding(*clip(), EncodeSettings(0.3, "veryfast", options=X264)).payload
 
 
 def some_symbols(rng: np.random.Generator, rows: int, columns: int) -> FrameSymbols:
@@ -126,6 +123,24 @@ def test_a_payload_of_before_decodes_to_the_same_pixels() -> None:
     assert decoded_digest() == "7b45ecc1a54ac3f9"
 
 
+def test_other_threads_give_the_same_pixels() -> None:
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        found = set()
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(threads)
+            found.add(decoded_digest())
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+    assert len(found) == 1
+
+
+@pytest.mark.slow
 def test_other_threads_in_another_process_give_the_same_pixels() -> None:
     code = (
         "import torch, cv2; torch.set_num_threads(2); cv2.setNumThreads(2)\n"
@@ -213,11 +228,11 @@ def test_it_costs_what_was_promised_and_less_than_its_encoder_alone() -> None:
     frames, video = clip()
     settings = EncodeSettings(0.3, "veryfast", options=X264)
     interpolation = strategies.get("i_frame_interpolation")
-    assert interpolation.encode(frames, video, settings) == coded()
     lambda_rd = lambda_of_quality(0.3)
     found = best_coding(frames, video, settings)
-    decoded = interpolation.decode(coded(), video, len(frames))
-    assert found.cost == error(frames, decoded) + lambda_rd * 8 * len(coded())
+    assert interpolation.encode(frames, video, settings) == found.payload
+    decoded = interpolation.decode(found.payload, video, len(frames))
+    assert found.cost == error(frames, decoded) + lambda_rd * 8 * len(found.payload)
     x264, costs = strategies.get("x264"), []
     for rate in (26, 30, 34, 38):
         payload = x264.encode(frames, video, EncodeSettings(1, "veryfast", quality_range=(rate, rate)))
@@ -324,3 +339,13 @@ def test_torch_is_loaded_only_when_a_network_is_used() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=99)
     assert run.stdout.strip() == "False"
+
+
+def test_auto_asks_it_about_still_scenes_and_talking_heads_only() -> None:
+    def listed(scene_class: SceneClass) -> bool:
+        return "i_frame_interpolation" in {tool.strategy for tool in shortlist(EFFORTS[MAX_EFFORT], scene_class)}
+
+    assert listed("talking_head")
+    assert listed("static")
+    assert not listed("moderate_motion")
+    assert not listed("high_motion")
