@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codec import strategies
 from codec.scenes import SceneClass
 
 MAX_EFFORT = 10
@@ -23,7 +22,10 @@ VARIANTS = {
 # The strategy that restores what a traditional base layer lost.
 ENHANCER = "hybrid_semantic"
 # Strategies for one kind of content, and the classes that have a chance of being that kind.
-SPECIALISTS: dict[str, frozenset[SceneClass]] = {"procedural": frozenset({"screen", "static", "talking_head"})}
+SPECIALISTS: dict[str, frozenset[SceneClass]] = {
+    "procedural": frozenset({"screen", "static", "talking_head"}),
+    "i_frame_interpolation": frozenset({"static", "talking_head"}),
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ EFFORTS = (
             "vvc medium",
             "x265 slower",
             "x264 veryslow",
-            *("procedural", "i_frame_interpolation", "semantic_latent"),
+            *("procedural", "i_frame_interpolation 2", "semantic_latent"),
         ),
         3,
         3,
@@ -91,9 +93,9 @@ EFFORTS = (
 
 
 def shortlist(effort: Effort, scene_class: SceneClass) -> tuple[Tool, ...]:
-    """The tools worth trying on this class of scene; those of strategies that are not built are left out."""
+    """The tools worth trying on this class of scene."""
     return tuple(
         Tool(tool.strategy, tool.preset, SCREEN_OPTIONS.get(tool.strategy, ()) if scene_class == "screen" else ())
         for tool in effort.tools
-        if tool.strategy in strategies.STRATEGIES and scene_class in SPECIALISTS.get(tool.strategy, {scene_class})
+        if scene_class in SPECIALISTS.get(tool.strategy, {scene_class})
     )

@@ -261,7 +261,7 @@ class _Search:
             self._refine(family)
         for family in self._ranked()[: effort.varied]:
             self._vary(family)
-        if effort.enhanced and ENHANCER in strategies.STRATEGIES:
+        if effort.enhanced:
             self._enhance()
         self._memory.searched.append(self._lambda)
 

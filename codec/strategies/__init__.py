@@ -1,7 +1,6 @@
 """The registry: every strategy's name, its code in the bitstream and its module, which is loaded on first use.
 
-A strategy's module defines `STRATEGY`. Codes are never reused; those of strategies not yet built stay
-reserved.
+A strategy's module defines `STRATEGY`. Codes are never reused.
 """
 
 from __future__ import annotations
@@ -19,15 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Registration:
-    """`module` is None while the code is only reserved."""
-
     code: int
-    module: str | None = None
+    module: str
 
 
 REGISTRY = {
     "semantic_latent": Registration(1, "codec.strategies.semantic_latent"),
-    "i_frame_interpolation": Registration(2),
+    "i_frame_interpolation": Registration(2, "codec.strategies.i_frame_interpolation"),
     "hybrid_semantic": Registration(3, "codec.strategies.hybrid_semantic"),
     "procedural": Registration(4, "codec.strategies.procedural"),
     "x264": Registration(5, "codec.strategies.x264"),
@@ -35,7 +32,7 @@ REGISTRY = {
     "av1": Registration(7, "codec.strategies.av1"),
     "vvc": Registration(8, "codec.strategies.vvc"),
 }
-STRATEGIES = tuple(name for name, registration in REGISTRY.items() if registration.module)
+STRATEGIES = tuple(REGISTRY)
 
 
 @cache
@@ -43,7 +40,7 @@ def get(name: str) -> Strategy:
     """The strategy of that name. Raises BadInputError, naming the known ones."""
     if name not in STRATEGIES:
         raise BadInputError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
-    module = import_module(cast(str, REGISTRY[name].module))
+    module = import_module(REGISTRY[name].module)
     return cast("Strategy", module.STRATEGY)
 
 
