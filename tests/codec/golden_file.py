@@ -20,6 +20,7 @@ from codec.demo_clip import demo_clip
 from codec.frames import Frames, VideoFormat
 from codec.strategies.hybrid_semantic import Enhancement, write_enhancement
 from codec.strategies.protocol import EncodeSettings
+from tests.codec.test_i_frame_interpolation import every_tool
 
 GOLDEN = Path(__file__).parent / "golden" / "every_strategy.evc"
 WIDTH, HEIGHT, FRAMES = 96, 64, 4
@@ -71,6 +72,7 @@ SCENES: tuple[tuple[str, Source, int, Callable[[Frames, VideoFormat], bytes]], .
     ("procedural", crop, 0, by("procedural", EncodeSettings(0.5, options={"kind": "stills"}))),
     ("semantic_latent", crop, 0, by("semantic_latent", EncodeSettings(0.6, options={"steps": "30"}))),
     ("hybrid_semantic", crop, 48, hybrid),
+    ("i_frame_interpolation", crop, 24, lambda frames, video: every_tool(video, FRAMES)),
 )
 
 
