@@ -10,7 +10,7 @@ import boto3
 import pytest
 from cloud import REGION, STACK, Cloud, stack_template
 from rich.console import Console
-from running import Evocodec
+from running import Evocodec, aws_stand_in
 
 from codec.errors import BadInputError
 from flows.commands.deploy import TEMPLATE, deploy_command, filled_template
@@ -22,13 +22,8 @@ NOBODY = "http://127.0.0.1:9/api"  # the port of `discard`: nothing listens
 
 @pytest.fixture(scope="module")
 def aws_url() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with aws_stand_in() as url:
+        yield url
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 
 from codec.complexity import count_module_operations, per_1080p_frame
 from codec.errors import BitstreamError
-from codec.networks import enhancement
+from codec.networks import enhancement, temporal_consistency, video_generator
 from codec.networks.exact import IntegerConv, exact_arithmetic, integers_of, load_integers, round_through, shift_down
 
 ROOT = Path(__file__).parents[2]
@@ -164,7 +164,8 @@ def test_shipped_networks_never_change_in_any_process_or_thread_count() -> None:
 
 def test_shipped_weights_are_small() -> None:
     files = sorted(enhancement.SHIPPED.glob("*.npz"))
-    assert {file.stem for file in files} == set(enhancement.SHIPPED_NAMES)
+    users = (enhancement, temporal_consistency, video_generator)
+    assert {file.stem for file in files} == {name for user in users for name in user.SHIPPED_NAMES}
     assert sum(file.stat().st_size for file in files) < 50_000
     with pytest.raises(BitstreamError, match="shipped network 15"):
         enhancement.shipped_network(15)

@@ -31,7 +31,6 @@ from scripted_model import (
     tool_use,
 )
 
-from flows import local
 from flows.follow import run_campaign
 from flows.local import LocalLab, prefect_api
 from tasks.analyze.leaderboard import standings
@@ -71,7 +70,7 @@ def known_frames():
     from itertools import islice
     from skimage import data
     from codec import demo_clip
-    from codec.video import rgb_to_planes
+    from codec.pixels import rgb_to_planes
     pictures = [rgb_to_planes(picture) for picture in islice(demo_clip._noisy_still(data.coffee()), 6)]
     return [np.stack(planes) for planes in zip(*pictures)]
 """
@@ -274,7 +273,6 @@ def test_a_campaign_that_a_model_designs(
         monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", OTHER_KEY)
-        monkeypatch.setattr(local, "SERVER_START_SECONDS", 240.0)  # how busy this machine is, is not what is tested
         with LocalLab(tmp_path / "home") as lab, prefect_api(lab.api_url):
             runs = [run_campaign(campaign, Console(file=said), check=lab.check) for _ in range(2)]
             assert [run.completed for run in runs] == [False, True], [run.message for run in runs] + [said.getvalue()]

@@ -13,7 +13,7 @@ import boto3
 import botocore.loaders
 import botocore.session
 import pytest
-from running import Evocodec
+from running import Evocodec, aws_stand_in
 
 from flows.commands.doctor import Finding
 from flows.commands.doctor_aws import QUOTAS, diagnose_aws
@@ -35,13 +35,8 @@ TEMPLATE = {
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with aws_stand_in() as url:
+        yield url
 
 
 class _Pools(BaseHTTPRequestHandler):

@@ -14,7 +14,7 @@ import boto3
 import pandas as pd
 import pytest
 from older_code import V1, V1_ENCODER, V2
-from running import Evocodec, clean_environment
+from running import Evocodec, aws_stand_in, clean_environment
 from sample_records import anchor, curve, experiment, verified
 
 from codec.errors import BadInputError
@@ -45,13 +45,8 @@ KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with aws_stand_in() as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 import tomllib
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -85,13 +87,8 @@ def test_the_loop_works_without_the_codecs_libraries(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_loops_image_builds_in_a_clean_root_and_works_read_only(tmp_path: Path) -> None:
     """Every step of its Dockerfile, in a fresh Debian of the same release; then the loop's work as the image's user."""
-    if os.geteuid() != 0 or not shutil.which("debootstrap") or not shutil.which("unshare"):
-        pytest.skip("needs root, debootstrap and unshare to make a clean root")
-    root = clean_root(tmp_path / "root")
     image = dockerfile.read(ROOT / "infra" / "loop.Dockerfile")
-    before, started = size_mb(root), time.monotonic()
-    dockerfile.build(image, ROOT, ROOT / ".dockerignore", root)
-    print(f"built in {time.monotonic() - started:.0f} s: {size_mb(root) - before} MB upon a base of {before} MB")
+    root = built(image, tmp_path / "root")
     listed = dockerfile.run(root, ["pip", "list", "--format", "json"], image.environment)
     installed = {canonicalize_name(row["name"]) for row in json.loads(listed.splitlines()[0])}
     assert installed & CODEC <= SHARED
@@ -100,12 +97,52 @@ def test_the_loops_image_builds_in_a_clean_root_and_works_read_only(tmp_path: Pa
         shutil.copy(script, work)
     argv = "sys.path[:0], sys.argv = ['/srv'], ['', '/tmp']"
     program = f"import runpy, sys; {argv}; runpy.run_path('/srv/loop_at_work.py', {{}}, '__main__')"
-    restricted = {"workdir": image.workdir, "user": image.user, "read_only": True}
-    output = dockerfile.run(root, ["python", "-I", "-c", program], image.environment, **restricted)
+    output = as_the_image_runs(root, image, ["python", "-I", "-c", program])
     assert json.loads(output.splitlines()[-1])["designed"] == 3
     with pytest.raises(subprocess.CalledProcessError, match="touch"):
-        dockerfile.run(root, ["touch", "/usr/x"], {}, user=image.user, read_only=True)
+        as_the_image_runs(root, image, ["touch", "/usr/x"])
     subprocess.run(["rm", "-rf", "--one-file-system", root], check=True)  # 1.2 GB
+
+
+@pytest.mark.slow
+def test_the_gpu_workers_image_builds_in_a_clean_root_and_measures_read_only(tmp_path: Path) -> None:
+    """The same, with whatever torch the index gives: where that is one without CUDA, the step that asks is left out."""
+
+    image = dockerfile.read(ROOT / "infra" / "gpu.Dockerfile")
+    asks = ' && python -c "import torch; assert torch.version.cuda'
+    has_cuda = subprocess.run(
+        [sys.executable, "-c", "import torch, sys; sys.exit(not torch.version.cuda)"], check=False
+    )
+    if has_cuda.returncode:
+        steps = [replace(step, text=re.sub(re.escape(asks) + r'[^"]*"', "", step.text)) for step in image.steps]
+        assert tuple(steps) != image.steps
+        image = replace(image, steps=tuple(steps))
+    root = built(image, tmp_path / "root")
+    program = (
+        "from pathlib import Path; import subprocess, sys, tasks.design; "
+        "seed = Path(tasks.design.__file__).parent / 'seeds' / 'evocodec'; "
+        "sys.exit(subprocess.run(['evocodec', 'try', str(seed), '--max-frames', '4', '--json']).returncode)"
+    )
+    measured = json.loads(as_the_image_runs(root, image, ["python", "-I", "-c", program]).splitlines()[-1])
+    assert (measured["status"], measured["isolation"]) == ("measured", "sandbox")
+    subprocess.run(["rm", "-rf", "--one-file-system", root], check=True)
+
+
+def built(image: dockerfile.Image, folder: Path) -> Path:
+    if os.geteuid() != 0 or not shutil.which("debootstrap") or not shutil.which("unshare"):
+        pytest.skip("needs root, debootstrap and unshare to make a clean root")
+    root = clean_root(folder)
+    wheels = Path(os.environ.get("PIP_FIND_LINKS", "").removeprefix("file://"))
+    if wheels.is_absolute() and wheels.is_dir():
+        shutil.copytree(wheels, root / wheels.relative_to("/"))
+    before, started = size_mb(root), time.monotonic()
+    dockerfile.build(image, ROOT, ROOT / ".dockerignore", root)
+    print(f"built in {time.monotonic() - started:.0f} s: {size_mb(root) - before} MB upon a base of {before} MB")
+    return root
+
+
+def as_the_image_runs(root: Path, image: dockerfile.Image, command: list[str]) -> str:
+    return dockerfile.run(root, command, image.environment, workdir=image.workdir, user=image.user, read_only=True)
 
 
 def closure(lines: Iterable[str]) -> set[str]:

@@ -19,6 +19,7 @@ from typing import Any
 import boto3
 import pytest
 from policies import allows
+from running import aws_stand_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS")
 
@@ -105,12 +106,13 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """Deployed with a Prefect server of its own, but for that server's name, which moto cannot give."""
-    from moto.server import ThreadedMotoServer
+    with aws_stand_in() as url:
+        made = Stack(url, {})
+        deploy_to(made)
+        yield made
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    made = Stack(f"http://{host}:{port}", {})
+
+def deploy_to(made: Stack) -> None:
     ec2, cloudformation = made.client("ec2"), made.client("cloudformation")
     subnets = ec2.describe_subnets()["Subnets"]
     body = template()
@@ -131,8 +133,6 @@ def stack() -> Iterator[Stack]:
     (found,) = cloudformation.describe_stacks(StackName="evocodec")["Stacks"]
     assert found["StackStatus"] == "CREATE_COMPLETE"
     made.outputs.update({row["OutputKey"]: row.get("OutputValue", "") for row in found["Outputs"]})
-    yield made
-    server.stop()
 
 
 def test_cfn_lint_has_nothing_to_say() -> None:

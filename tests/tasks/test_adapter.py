@@ -185,7 +185,7 @@ def test_pictures_come_back_as_the_frames_they_were(kind: str) -> None:
 
 
 def test_pictures_are_those_of_bt709() -> None:
-    from codec.video import rgb_to_planes
+    from codec.pixels import rgb_to_planes
 
     rgb = np.random.default_rng(4).integers(0, 256, (2, 2, 3), dtype=np.uint8)
     flat = np.repeat(np.repeat(rgb, 2, 0), 2, 1)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from running import aws_stand_in
 from sample_records import curve, experiment, random_record, scenes
 
 from codec.errors import StoreError
@@ -30,13 +31,8 @@ def local(tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="module")
 def s3_endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with aws_stand_in() as url:
+        yield url
 
 
 @pytest.fixture
@@ -163,7 +159,7 @@ def test_two_processes_write_side_by_side(local: Store) -> None:
 
 def start_writer(uri: str, prefix: str, count: int) -> subprocess.Popen[bytes]:
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parents[up]) for up in (0, 1)]!r}\n"
         "from test_store import write\n"
         "from tasks.store.store import Store\n"
         f"store = Store.open({uri!r})\n"

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
 import pytest
+from running import aws_stand_in
 from sample_records import curve, experiment, scenes
 
 from codec.errors import StoreError
@@ -45,13 +46,14 @@ class Proxy:
 
 
 @pytest.fixture(scope="module")
-def proxy() -> Iterator[Proxy]:
-    from moto.server import ThreadedMotoServer
+def upstream() -> Iterator[str]:
+    with aws_stand_in() as url:
+        yield url.removeprefix("http://")
 
-    upstream = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    upstream.start()
-    host, port = upstream.get_host_and_port()
-    proxy = Proxy(f"{host}:{port}")
+
+@pytest.fixture(scope="module")
+def proxy(upstream: str) -> Iterator[Proxy]:
+    proxy = Proxy(upstream)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -100,7 +102,6 @@ def proxy() -> Iterator[Proxy]:
     proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
     yield proxy
     server.shutdown()
-    upstream.stop()
 
 
 @pytest.fixture
