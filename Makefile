@@ -13,7 +13,7 @@ run: $(STAMP)
 	@$(BIN)/evocodec run
 
 test: lint
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-all: lint
 	@$(BIN)/python -m pytest

@@ -23,6 +23,13 @@ def clips() -> Path:
     return CLIPS
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: processes that share the files then end at about the same time."""
+    longest = ("test_loop.py", "test_cli.py", "test_cascade.py")
+    ranks = {name: rank for rank, name in enumerate(longest)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(longest)))
+
+
 @pytest.fixture
 def evocodec(tmp_path: Path) -> Evocodec:
     """Run `evocodec …` in an empty folder, with no keys and no profile of the user's."""
