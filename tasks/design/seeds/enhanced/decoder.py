@@ -1,9 +1,10 @@
 """AV1's pictures and, where weights were sent, the network on top of them.
 
-The network computes with integers held in floats (codec.networks.exact), so that every machine decodes the same frames:
-they are decoded a second time, elsewhere, and must be the same.
+    plane [1, 1, H, W] --5x5, fixed: differences from 24 neighbours--> clamped to ±3, ±8 and ±24, opposite ones added
+      [1, 36, H, W] --1x1, fitted--> what to add
 
-    six planes at half size: four luma phases, U, V --3x3, 6 -> 8, 0 … 255--> --3x3, 8 -> 6--> what to add
+All numbers are whole ones held in floats and small enough for every sum to be exact, so that each machine decodes the
+same frames: they are decoded once more elsewhere, and must be the same. codec.networks.exact does it for larger nets.
 """
 
 import struct
@@ -12,33 +13,45 @@ from fractions import Fraction
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
 from codec import strategies
 from codec.entropy import Reader, best_scale
 from codec.frames import Frames, VideoFormat
-from codec.networks.enhancement import from_phases, stack_planes
-from codec.networks.exact import LARGEST_WEIGHT, IntegerConv, exact_arithmetic, load_integers, shift_down
+from codec.networks.exact import exact_arithmetic
 
 HEAD = 10
-WIDTH = 8
-MARGIN = 2
+REACH = 2
+CLAMPS = (3, 8, 24)  # grey levels: small differences are texture or noise, large ones are edges to be left alone
+PAIRS = ((2 * REACH + 1) ** 2 - 1) // 2
+FEATURES = PAIRS * len(CLAMPS)
+ONE, LARGEST = 256, 127  # a weight is a whole number up to LARGEST, in units of 1 / ONE
 
 
 class Restorer(nn.Module):
-    """[N, 6, h + 4, w + 4] grey levels to what they lack, [N, 6, h, w]."""
+    """One plane of a picture to what it lacks, in grey levels."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.head = IntegerConv(6, WIDTH, 3, largest_input=128)
-        self.tail = IntegerConv(WIDTH, 6, 3)
+        side = 2 * REACH + 1
+        self.differences = nn.Conv2d(1, 2 * PAIRS, side, bias=False).requires_grad_(False)
+        kernels = torch.eye(side * side).unflatten(1, (1, side, side))
+        middle = kernels[2 * PAIRS // 2]
+        # Opposite neighbours at k and k + PAIRS.
+        self.differences.weight.copy_(torch.cat([kernels[:PAIRS], kernels[PAIRS + 1 :].flip(0)]) - middle)
+        self.last = nn.Conv2d(FEATURES, 1, 1, bias=False).requires_grad_(False)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        near = self.differences(pad(x, (REACH,) * 4, mode="replicate"))
+        limited = (near.clamp(-limit, limit) for limit in CLAMPS)
+        return torch.cat([part[:, :PAIRS] + part[:, PAIRS:] for part in limited], 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = shift_down(self.head(x - 128), 4).clamp(0, 255)  # quarters of a grey level
-        return shift_down(self.tail(x), 8).float()
+        return torch.floor(self.last(self.features(x)) / ONE + 0.5)
 
     def example_inputs(self) -> tuple[torch.Tensor]:
-        """One 1080p frame, for counting operations."""
-        return (torch.zeros(1, 6, 540 + 2 * MARGIN, 960 + 2 * MARGIN),)
+        """The samples of one 1080p frame, all three planes, for counting operations."""
+        return (torch.zeros(1, 1, 1080 + 540, 1920),)
 
 
 def build_decoder(config: dict) -> Restorer:
@@ -52,9 +65,7 @@ def decompress_video_tensor(compressed_data: bytes, config: dict, device: str) -
     pictures = strategies.get("av1").decode(compressed_data[HEAD : HEAD + length], video, count)
     weights = compressed_data[HEAD + length :]
     if weights:
-        network = Restorer()
-        load_integers(network, code_weights(Reader(weights), None, network))
-        pictures = restored(network, pictures, video)
+        pictures = restored(pictures, code_weights(Reader(weights), None))
     planes = [torch.from_numpy(pictures.y)]
     for chroma in (pictures.u, pictures.v):
         full = torch.from_numpy(chroma).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
@@ -62,26 +73,26 @@ def decompress_video_tensor(compressed_data: bytes, config: dict, device: str) -
     return {"reconstructed_frames": torch.stack(planes, dim=1)[None]}
 
 
-def code_weights(coder, told, network: Restorer) -> dict[str, np.ndarray]:
-    """Write `told` with a Writer or read with a Reader: one function is the syntax, so both sides agree."""
-    read = {}
-    for name, parameter in network.named_parameters():
-        values = np.zeros(0, np.int32) if told is None else told[name].astype(np.int32).clip(-LARGEST_WEIGHT, LARGEST_WEIGHT)
-        scale = coder.number(0 if told is None else best_scale(values, LARGEST_WEIGHT), 5)
-        coded = coder.laplace(values, parameter.numel(), scale, LARGEST_WEIGHT)
-        read[name] = coded.reshape(tuple(parameter.shape)).astype(np.int16)
-    return read
+def code_weights(coder, told: np.ndarray | None) -> np.ndarray:
+    """[3, FEATURES]: written by a Writer, read by a Reader. One function is the syntax, so that both sides agree."""
+    read = []
+    for plane in range(3):
+        values = np.zeros(0, np.int32) if told is None else told[plane]
+        scale = coder.number(0 if told is None else best_scale(values, LARGEST), 5)
+        read.append(coder.laplace(values, FEATURES, scale, LARGEST))
+    return np.stack(read)
 
 
-def restored(network: Restorer, pictures: Frames, video: VideoFormat) -> Frames:
+def restored(pictures: Frames, weights: np.ndarray) -> Frames:
     """Frame by frame, so that memory does not grow with the clip."""
-    out = Frames(*(plane.copy() for plane in pictures.planes()))
+    network = Restorer()
+    better = []
     with exact_arithmetic():
-        for index in range(len(pictures)):
-            seen = stack_planes(pictures[index : index + 1])
-            padded = np.pad(seen, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="edge")
-            missing = network(torch.from_numpy(padded)[None].float())[0].numpy()
-            better = np.clip(seen + missing, 0, 255).astype(np.uint8)
-            out.y[index] = from_phases(better[:4], video.height, video.width)
-            out.u[index], out.v[index] = better[4], better[5]
-    return out
+        for plane, weight in zip(pictures.planes(), weights, strict=True):
+            network.last.weight.copy_(torch.from_numpy(weight)[None, :, None, None])
+            out = plane.copy()
+            for index, picture in enumerate(plane):
+                x = torch.from_numpy(picture).float()[None, None]
+                out[index] = (x + network(x)).clamp(0, 255).to(torch.uint8)[0, 0].numpy()
+            better.append(out)
+    return Frames(*better)
