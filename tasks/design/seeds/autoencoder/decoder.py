@@ -51,7 +51,8 @@ def decompress_video_tensor(compressed_data: bytes, config: dict, device: str) -
         raise BitstreamError("the head says that there is no picture")
     reader = Reader(compressed_data[HEAD:])
     synthesis = Synthesis()
-    for layer, matrix in zip((synthesis.time, synthesis.rows, synthesis.columns), code_weights(reader, None), strict=True):
+    layers = (synthesis.time, synthesis.rows, synthesis.columns)
+    for layer, matrix in zip(layers, code_weights(reader, None), strict=True):
         layer.weight.copy_(torch.from_numpy(matrix.T.astype(np.float64)))
     out = torch.empty(1, count, 3, height, width, dtype=torch.uint8)
     for channel in range(3):
@@ -85,7 +86,8 @@ def code_weights(coder: Coder, told: list[np.ndarray] | None) -> list[np.ndarray
     usual = np.round(cosines() * ONE).astype(np.int32)
     read = []
     for number in range(3):
-        change = np.zeros(0, np.int32) if told is None else np.clip(told[number] - usual, -LARGEST_CHANGE, LARGEST_CHANGE)
+        change = np.zeros(0, np.int32) if told is None else told[number] - usual
+        change = np.clip(change, -LARGEST_CHANGE, LARGEST_CHANGE)
         scale = coder.number(0 if told is None else best_scale(change, LARGEST_CHANGE), 5)
         read.append(usual + coder.laplace(change, usual.size, scale, LARGEST_CHANGE).reshape(usual.shape))
     return read

@@ -1,6 +1,6 @@
 """An autoencoder overfitted to the clip: an analysis network here, a synthesis network and latents in the bytes.
 
-    clip --Synthesis' counterpart: 8x8x8 samples -> 8x8x8 latents--> rounded, entropy-coded --Synthesis--> clip
+    clip --analysis: 8x8x8 samples -> 8x8x8 latents--> rounded, entropy-coded --Synthesis--> clip
            both fitted to this clip together, on random patches
 
 Both begin as the discrete cosine transform, which is already a fair codec, and are then moved by gradient descent

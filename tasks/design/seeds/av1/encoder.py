@@ -1,6 +1,6 @@
 """SVT-AV1 over the whole clip: the shortest complete candidate, and the one to beat.
 
-    bytes: width, height, frames (2 bytes each), then what the codec's av1 strategy writes
+bytes: width, height, frames (2 bytes each), then what the codec's av1 strategy writes
 """
 
 import struct

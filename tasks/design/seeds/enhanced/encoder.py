@@ -14,7 +14,13 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from decoder import LARGEST, ONE, Restorer, code_weights, restored  # the encoder may import the decoder, not the reverse
+from decoder import (
+    LARGEST,
+    ONE,
+    Restorer,
+    code_weights,
+    restored,
+)  # the encoder may import the decoder, not the reverse
 
 from codec import strategies
 from codec.entropy import Writer
