@@ -14,7 +14,7 @@ import struct
 
 import numpy as np
 import torch
-from decoder import BANDS, LARGEST, ONE, SIDE, Synthesis, band_of, code_latents, code_weights, cosines
+from decoder import BANDS, LARGEST, ONE, SIDE, band_of, code_latents, code_weights, cosines
 
 from codec.entropy import Writer
 from codec.networks.auto_decoder import Adam

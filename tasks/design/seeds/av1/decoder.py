@@ -1,4 +1,4 @@
-"""The other side: it gets the bytes and the config, and no size, frame rate or number of frames unless they are sent."""
+"""The other side: it gets the bytes and the config, and no size and no number of frames unless they are sent."""
 
 import struct
 from fractions import Fraction
