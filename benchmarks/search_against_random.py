@@ -118,12 +118,6 @@ def _middle(plane: Any, rows: int) -> Any:
     return plane[FRAMES, top : top + rows, left : left + rows * 5 // 3].copy()
 
 
-
-    import math
-
-    return math.log10(value)
-
-
 def candidate_of(config: Mapping[str, Any], name: str = "-") -> Candidate:
     return Candidate(files=Candidate.load(SEED_FOLDER).files, config=dict(config), lineage=Lineage(id=name))
 

@@ -76,7 +76,8 @@ SCENE_FRAMES = (250, 48)
 _PLAIN: Params = {"scale": "1", "scene_cuts": True, "scene_frames": 250, "shift": 0}
 
 
-def _start(strategy: str, preset: str, **changes: Any) -> Params:
+def plain(strategy: str, preset: str, **changes: Any) -> Params:
+    """The point where everything else is as the encoder has it."""
     space = SPACE[strategy]
     common = {name: value for name, value in _PLAIN.items() if name in space.names or name.startswith("scene")}
     options = {f"{strategy}.{name}": values[0] for name, values in space.options.items()}
@@ -84,12 +85,12 @@ def _start(strategy: str, preset: str, **changes: Any) -> Params:
 
 
 STARTS: tuple[Params, ...] = (
-    _start("vvc", "faster"),
-    _start("av1", "4"),
-    _start("x265", "slow"),
-    _start("auto", "3"),
-    _start("av1", "6", scale="3/4"),
-    _start("x264", "slower"),
+    plain("vvc", "faster"),
+    plain("av1", "4"),
+    plain("x265", "slow"),
+    plain("auto", "3"),
+    plain("av1", "6", scale="3/4"),
+    plain("x264", "slower"),
 )
 # The sampler may propose what was tried; after so many repetitions the space is taken to be exhausted.
 MAX_ASKS = 200
@@ -330,8 +331,8 @@ def neighbours(params: Params) -> Iterator[tuple[Params, str]]:
                 yield params | {"shift": shift}, "other rate points should meet the targets more closely"
     if position:
         yield params | {name: presets[position - 1]}, "what a faster preset loses may be little"
-    other = next(length for length in SCENE_FRAMES if length != params["scene_frames"])
-    yield params | {"scene_frames": other}, f"scenes of at most {other} frames"
+    length = next(length for length in SCENE_FRAMES if length != params["scene_frames"])
+    yield params | {"scene_frames": length}, f"scenes of at most {length} frames"
 
 
 def _said(params: Params) -> str:
