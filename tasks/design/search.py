@@ -6,7 +6,8 @@ call and kept nowhere else, so that a resumed campaign goes on as if it had neve
 The first candidates are sensible settings that differ. From then on each iteration has one small step from a parent of
 the archive's choice, and leaves the others to Optuna's multi-objective TPE sampler. Three aims, the archive's: BD-rate
 against x265 medium, operations and decode time. Left out of the space: hybrid_semantic, which refuses where it does not
-pay and so would fail as a candidate (auto has it from effort 7), and x265's options, which tune=psnr has set already.
+pay and so would fail as a candidate (auto has it from effort 7); semantic_latent, whose fit takes minutes and loses to
+AV1 on most content; and x265's options, which tune=psnr has set already.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class StrategySpace:
     """What is searched of one strategy.
 
     presets        the encoder's own, fastest first; slower ones than these rarely pay for their time. Of `auto` it is
-                   the effort, of a network the steps of its training
+                   the effort
     quality_range  its rate parameter (CRF or QP) at quality 0 and at quality 1, before `shift`; None where it has none
     options        the encoder's parameters that were found to matter, by their values, the encoder's own choice first
     """
@@ -65,8 +66,7 @@ SPACE: dict[str, StrategySpace] = {
         {"enable-tf": ("1", "0"), "aq-mode": ("2", "0"), "scm": ("2", "1")},
     ),
     "vvc": StrategySpace(("faster", "fast", "medium"), (43, 14), {"intraqpoffset": ("-3", "-1"), "qpa": ("0", "1")}),
-    "auto": StrategySpace(("1", "2", "3", "4", "6")),
-    "semantic_latent": StrategySpace(("100", "400")),
+    "auto": StrategySpace(("1", "2", "3", "4")),
 }
 SCALES = ("1", "3/4", "2/3", "1/2")
 # Moves all rate points of a candidate together, in units of its rate parameter: towards low rates when positive.
@@ -273,9 +273,7 @@ def to_config(params: Params) -> dict[str, Any]:
         config["max_scene_frames"] = params["scene_frames"]
     if strategy == "auto":
         config["effort"] = int(preset)
-    elif space.quality_range is None:
-        changed["steps"] = preset
-    else:
+    elif space.quality_range is not None:
         low, high = space.quality_range
         config |= {"preset": preset, "scale": params["scale"]}
         config["quality_range"] = [low + params["shift"], high + params["shift"]]
@@ -291,7 +289,7 @@ def to_params(config_json: str) -> Params:
     options = config.get("options", {})
     if not isinstance(options, dict):
         return {}
-    preset = str(config.get("effort", options.get("steps", config.get("preset"))))
+    preset = str(config.get("effort", config.get("preset")))
     params: Params = {"strategy": strategy, f"{strategy}.preset": preset}
     for name in _names(strategy)[1:]:
         own = name.rpartition(".")[2]
@@ -338,7 +336,7 @@ def neighbours(params: Params) -> Iterator[tuple[Params, str]]:
 def _said(params: Params) -> str:
     strategy = params["strategy"]
     preset = params[f"{strategy}.preset"]
-    kind = "effort" if strategy == "auto" else "preset" if SPACE[strategy].quality_range else "training steps"
+    kind = "effort" if strategy == "auto" else "preset"
     text = f"{strategy} at {kind} {preset}"
     for name, values in SPACE[strategy].options.items():
         if params[f"{strategy}.{name}"] != values[0]:

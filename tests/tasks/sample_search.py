@@ -21,7 +21,7 @@ from tasks.design.designer import Past
 from tasks.design.search import SPACE, SearchDesigner, bd_rates, suggest, to_config, to_params
 from tasks.store.records import ExperimentRecord, PointRecord
 
-STRATEGY_FACTOR = {"x264": 1.12, "x265": 0.94, "av1": 0.80, "vvc": 0.78, "auto": 0.77, "semantic_latent": 1.6}
+STRATEGY_FACTOR = {"x264": 1.12, "x265": 0.94, "av1": 0.80, "vvc": 0.78, "auto": 0.77}
 SCALE_FACTOR = {"1": 1.0, "3/4": 0.98, "2/3": 1.03, "1/2": 1.2}
 
 
