@@ -76,8 +76,8 @@ class IFrameVAE(nn.Module):  # type: ignore[misc]
         wanted = torch.from_numpy(targets)
         self._start_as_pyramid(wanted, min(LARGEST_STEP, STEP_AT_SLOPE_1 * math.sqrt(price)))
         descents = [
-            _Adam(list(self.latents.parameters()), LATENT_RATE),
-            _Adam(list(self.decoder.parameters()), WEIGHT_RATE),
+            Adam(list(self.latents.parameters()), LATENT_RATE),
+            Adam(list(self.decoder.parameters()), WEIGHT_RATE),
         ]
         generator = torch.Generator().manual_seed(1)
         for step in range(steps):
@@ -135,7 +135,7 @@ class IFrameVAE(nn.Module):  # type: ignore[misc]
         return [[grid[picture] for grid in rounded] for picture in range(len(rounded[0]))]
 
 
-class _Adam:
+class Adam:
     """Adam (Kingma and Ba, 2015). torch.optim's first use imports a compiler, which takes longer than a small fit."""
 
     def __init__(self, parameters: list[Tensor], rate: float) -> None:

@@ -37,6 +37,7 @@ from tasks.design.codec_api import codec_api
 from tasks.design.designer import Past, Rejected
 from tasks.design.failures import changed_part, trimmed_log
 from tasks.design.insights import LEDGER_STEP, MAX_LINES, REWRITE, Insights, settled
+from tasks.design.population import starting_population
 from tasks.lint import REFUSED
 from tasks.store.records import ExperimentRecord
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 FOLDER: Final = Path(tasks.__file__).resolve().parent.parent / "prompts"
-SEED_FOLDER: Final = Path(__file__).parent / "seeds" / "evocodec"
 # Room for two long source files; an answer that needs more could not be a decoder anyway.
 MAX_TOKENS: Final = 32_000
 LEDGER_LINES: Final = 12
@@ -161,7 +161,7 @@ def _system(past: Past) -> str:
         "system.md.j2",
         campaign=past.campaign,
         api=codec_api(),
-        seed=Candidate.load(SEED_FOLDER),
+        starts=starting_population(),
         functions=FUNCTIONS,
         refused=REFUSED,
         tool=TOOL,

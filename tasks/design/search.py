@@ -3,22 +3,28 @@
 Owns the space that is searched and how a point in it becomes a candidate. The study is rebuilt from the records at each
 call and kept nowhere else, so that a resumed campaign goes on as if it had never stopped.
 
-The first candidates are sensible settings that differ; from then on each iteration has one small step from the best so
-far (which a sampler of few trials would rarely take) and leaves the others to a multivariate TPE sampler. One aim,
-the mean BD-rate against x265-medium: with tens of trials a second one halves what is learnt of the first.
+The first candidates are sensible settings that differ. From then on each iteration has one small step from a parent of
+the archive's choice, and leaves the others to Optuna's multi-objective TPE sampler. Three aims, the archive's: BD-rate
+against x265 medium, operations and decode time. Left out of the space: hybrid_semantic, which refuses where it does not
+pay and so would fail as a candidate (auto has it from effort 7); semantic_latent, whose fit takes minutes and loses to
+AV1 on most content; and x265's options, which tune=psnr has set already.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import mean
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.candidate import Candidate, Lineage
+from tasks.design.archive import Archive, Costs, choose_parent
 from tasks.design.designer import Past
 from tasks.store.records import ExperimentRecord
 
@@ -34,30 +40,57 @@ Params = dict[str, Any]  # a point of the space, by Optuna's names
 class StrategySpace:
     """What is searched of one strategy.
 
-    presets        the encoder's own, fastest first; slower ones than these rarely pay for their time
-    quality_range  its rate parameter (CRF or QP) at quality 0 and at quality 1, before `shift`
+    presets        the encoder's own, fastest first; slower ones than these rarely pay for their time. Of `auto` it is
+                   the effort
+    quality_range  its rate parameter (CRF or QP) at quality 0 and at quality 1, before `shift`; None where it has none
+    options        the encoder's parameters that were found to matter, by their values, the encoder's own choice first
     """
 
     presets: tuple[str, ...]
-    quality_range: tuple[float, float]
+    quality_range: tuple[float, float] | None = None
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of what is chosen besides the preset and the scenes; scale and shift need a rate parameter."""
+        return ("scale", "shift", *self.options) if self.quality_range else tuple(self.options)
 
 
 SPACE: dict[str, StrategySpace] = {
     "x264": StrategySpace(("medium", "slow", "slower", "veryslow"), (40, 15)),
     "x265": StrategySpace(("medium", "slow", "slower"), (40, 14)),
-    "av1": StrategySpace(("8", "6", "5", "4", "3", "2"), (66, 17)),
-    "vvc": StrategySpace(("faster", "fast", "medium"), (43, 14)),
+    # Temporal filter, adaptive quantiser and screen tools: now one and now the other is better (codec/effort.py).
+    "av1": StrategySpace(
+        ("8", "6", "5", "4", "3", "2"),
+        (66, 17),
+        {"enable-tf": ("1", "0"), "aq-mode": ("2", "0"), "scm": ("2", "1")},
+    ),
+    "vvc": StrategySpace(("faster", "fast", "medium"), (43, 14), {"intraqpoffset": ("-3", "-1"), "qpa": ("0", "1")}),
+    "auto": StrategySpace(("1", "2", "3", "4")),
 }
 SCALES = ("1", "3/4", "2/3", "1/2")
 # Moves all rate points of a candidate together, in units of its rate parameter: towards low rates when positive.
 SHIFTS = (-4, 0, 4)
+# Shorter scenes cost a key frame each and stop what drifts.
+SCENE_FRAMES = (250, 48)
+_PLAIN: Params = {"scale": "1", "scene_cuts": True, "scene_frames": 250, "shift": 0}
+
+
+def plain(strategy: str, preset: str, **changes: Any) -> Params:
+    """The point where everything else is as the encoder has it."""
+    space = SPACE[strategy]
+    common = {name: value for name, value in _PLAIN.items() if name in space.names or name.startswith("scene")}
+    options = {f"{strategy}.{name}": values[0] for name, values in space.options.items()}
+    return {"strategy": strategy, f"{strategy}.preset": preset, **common, **options, **changes}
+
 
 STARTS: tuple[Params, ...] = (
-    {"strategy": "vvc", "vvc.preset": "faster", "scale": "1", "scene_cuts": True, "shift": 0},
-    {"strategy": "av1", "av1.preset": "4", "scale": "1", "scene_cuts": True, "shift": 0},
-    {"strategy": "x265", "x265.preset": "slow", "scale": "1", "scene_cuts": True, "shift": 0},
-    {"strategy": "av1", "av1.preset": "6", "scale": "3/4", "scene_cuts": True, "shift": 0},
-    {"strategy": "x264", "x264.preset": "slower", "scale": "1", "scene_cuts": True, "shift": 0},
+    plain("vvc", "faster"),
+    plain("av1", "4"),
+    plain("x265", "slow"),
+    plain("auto", "3"),
+    plain("av1", "6", scale="3/4"),
+    plain("x264", "slower"),
 )
 # The sampler may propose what was tried; after so many repetitions the space is taken to be exhausted.
 MAX_ASKS = 200
@@ -73,11 +106,12 @@ class SearchDesigner:
 
     def propose(self, past: Past, count: int) -> list[Candidate]:
         """Up to `count` untried candidates; fewer only where the space is exhausted."""
+        archive = Archive.of(past)
         scores = bd_rates(past)
         tried = {record.code_hash for record in past.experiments}
         late = too_slow(past.experiments)
         proposals: list[Candidate] = []
-        for params, parent, hypothesis in self._ideas(past, scores, late):
+        for params, parent, hypothesis in self._ideas(past, archive, late):
             if is_slower(params, late):
                 continue
             config = to_config(params)
@@ -101,27 +135,29 @@ class SearchDesigner:
                 break
         return proposals
 
-    def _ideas(
-        self, past: Past, scores: Mapping[str, float], late: Mapping[str, int]
-    ) -> Iterator[tuple[Params, str, str]]:
+    def _ideas(self, past: Past, archive: Archive, late: Mapping[str, int]) -> Iterator[tuple[Params, str, str]]:
         """(point, parent's id or "", hypothesis), best first, without end but for an exhausted space."""
         candidates = [record for record in past.experiments if record.kind == "candidate"]
         if not candidates:
             for params in STARTS:
                 yield params, "", f"{_said(params)}: a sensible start to compare with the anchors"
-        best = min((record for record in candidates if record.experiment_id in scores), key=_by(scores), default=None)
-        if best is not None:
-            # One step only: the sampler's view of the rest is worth more than a second neighbour.
-            tried = {record.code_hash for record in past.experiments}
-            for params, why in neighbours(to_params(best.config_json)):
-                if _code_hash(params) not in tried and not is_slower(params, late):
-                    hypothesis = f"{_said(params)}, from the best so far ({best.experiment_id}): {why}"
-                    yield params, best.experiment_id, hypothesis
-                    break
-        study = build_study(candidates, scores, self._seed + past.iteration)
+        # One step only: the sampler's view of the rest is worth more than a second neighbour.
+        yield from islice(self._step(past, archive, late), 1)
+        study = build_study(candidates, aims(archive), self._seed + past.iteration)
         for _ in range(MAX_ASKS):
             params = suggest(study.ask())
-            yield params, "", f"{_said(params)}: promising by the {len(scores)} experiments so far"
+            yield params, "", f"{_said(params)}: promising by the {len(archive.entries)} experiments so far"
+
+    def _step(self, past: Past, archive: Archive, late: Mapping[str, int]) -> Iterator[tuple[Params, str, str]]:
+        """Untried neighbours of a parent; of another one where the first has none left, or is not of this space."""
+        draw = random.Random(f"{self._seed}/{past.iteration}")
+        tried = {record.code_hash for record in past.experiments}
+        barred: list[str] = []
+        while (parent := choose_parent(archive, draw, without=barred)) is not None:
+            barred.append(parent.experiment_id)
+            for params, why in neighbours(to_params(parent.record.config_json)):
+                if _code_hash(params) not in tried and not is_slower(params, late):
+                    yield params, parent.experiment_id, f"{_said(params)}, from {parent.experiment_id}: {why}"
 
 
 def too_slow(experiments: Iterable[ExperimentRecord]) -> dict[str, int]:
@@ -142,10 +178,6 @@ def is_slower(params: Params, late: Mapping[str, int]) -> bool:
     return strategy in late and SPACE[strategy].presets.index(params[f"{strategy}.preset"]) >= late[strategy]
 
 
-def _by(scores: Mapping[str, float]) -> Any:
-    return lambda record: (scores[record.experiment_id], record.experiment_id)
-
-
 def bd_rates(past: Past) -> dict[str, float]:
     """Mean BD-rate in percent against x265-medium by experiment id, where there is one."""
     from tasks.analyze.leaderboard import standings
@@ -156,7 +188,17 @@ def bd_rates(past: Past) -> dict[str, float]:
     }
 
 
-def build_study(candidates: Any, scores: Mapping[str, float], seed: int) -> optuna.Study:
+def aims(archive: Archive) -> dict[str, tuple[float, ...]]:
+    """What is minimised, by experiment id: the archive's costs, each the mean over the clips."""
+    return {
+        experiment_id: tuple(mean(costs) for costs in zip(*entry.costs.values(), strict=True))
+        for experiment_id, entry in archive.entries.items()
+    }
+
+
+def build_study(
+    candidates: Iterable[ExperimentRecord], values: Mapping[str, tuple[float, ...]], seed: int
+) -> optuna.Study:
     """The study that these records make: failures are told as such, what the infrastructure lost is left out."""
     import optuna
 
@@ -166,35 +208,52 @@ def build_study(candidates: Any, scores: Mapping[str, float], seed: int) -> optu
         sampler = optuna.samplers.TPESampler(
             seed=seed, multivariate=True, group=True, n_startup_trials=4, constant_liar=True
         )
-    study = optuna.create_study(sampler=sampler, direction="minimize")
+    study = optuna.create_study(sampler=sampler, directions=["minimize"] * len(Costs._fields))
     for record in candidates:
         params = to_params(record.config_json)
         if record.status == "infrastructure" or not params:
             continue
-        score = scores.get(record.experiment_id)
+        value = values.get(record.experiment_id)
         study.add_trial(
             optuna.trial.create_trial(
                 params=params,
                 distributions={name: _distribution(name) for name in params},
-                value=score,
-                state=optuna.trial.TrialState.FAIL if score is None else optuna.trial.TrialState.COMPLETE,
+                values=value,
+                state=optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE,
             )
         )
     return study
 
 
-def suggest(trial: optuna.Trial) -> Params:
-    """A point of the space by Optuna's choice."""
-    params: Params = {"strategy": trial.suggest_categorical("strategy", list(SPACE))}
-    for name in (f"{params['strategy']}.preset", "scale", "scene_cuts", "shift"):
-        params[name] = trial.suggest_categorical(name, list(_choices(name)))
-    return params
+class Chooser(Protocol):
+    """Whatever chooses a value: a trial of Optuna's, or chance."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
+
+
+def suggest(trial: Chooser) -> Params:
+    """A point of the space by the trial's choice."""
+    strategy = trial.suggest_categorical("strategy", list(SPACE))
+    return {"strategy": strategy} | {
+        name: trial.suggest_categorical(name, list(_choices(name))) for name in _names(strategy)
+    }
+
+
+def _names(strategy: str) -> tuple[str, ...]:
+    """What is chosen of a strategy; names that are its own begin with it."""
+    space = SPACE[strategy]
+    own = (name if name in _PLAIN else f"{strategy}.{name}" for name in ("preset", *space.names))
+    return (*own, "scene_cuts", "scene_frames")
 
 
 def _choices(name: str) -> tuple[Any, ...]:
-    if name.endswith(".preset"):
-        return SPACE[name.removesuffix(".preset")].presets
-    return {"strategy": tuple(SPACE), "scale": SCALES, "scene_cuts": (True, False), "shift": SHIFTS}[name]
+    strategy, _, own = name.rpartition(".")
+    if own == "preset":
+        return SPACE[strategy].presets
+    if strategy:
+        return SPACE[strategy].options[own]
+    common = {"scale": SCALES, "scene_cuts": (True, False), "scene_frames": SCENE_FRAMES, "shift": SHIFTS}
+    return {"strategy": tuple(SPACE), **common}[name]
 
 
 def _distribution(name: str) -> optuna.distributions.CategoricalDistribution:
@@ -204,16 +263,21 @@ def _distribution(name: str) -> optuna.distributions.CategoricalDistribution:
 
 
 def to_config(params: Params) -> dict[str, Any]:
-    """The codec's config at a point of the space."""
+    """The codec's config at a point of the space; what is the default is left out."""
     strategy = params["strategy"]
-    low, high = SPACE[strategy].quality_range
-    return {
-        "strategy": strategy,
-        "preset": params[f"{strategy}.preset"],
-        "scale": params["scale"],
-        "scene_cuts": params["scene_cuts"],
-        "quality_range": [low + params["shift"], high + params["shift"]],
-    }
+    space, preset = SPACE[strategy], params[f"{strategy}.preset"]
+    config: dict[str, Any] = {"strategy": strategy, "scene_cuts": params["scene_cuts"]}
+    options = {name: params[f"{strategy}.{name}"] for name in space.options}
+    changed = {name: value for name, value in options.items() if value != space.options[name][0]}
+    if params["scene_frames"] != SCENE_FRAMES[0]:
+        config["max_scene_frames"] = params["scene_frames"]
+    if strategy == "auto":
+        config["effort"] = int(preset)
+    elif space.quality_range is not None:
+        low, high = space.quality_range
+        config |= {"preset": preset, "scale": params["scale"]}
+        config["quality_range"] = [low + params["shift"], high + params["shift"]]
+    return config | ({"options": changed} if changed else {})
 
 
 def to_params(config_json: str) -> Params:
@@ -222,13 +286,20 @@ def to_params(config_json: str) -> Params:
     strategy = config.get("strategy")
     if strategy not in tuple(SPACE):  # a user may have written anything, a list included
         return {}
-    names = (f"{strategy}.preset", "scale", "scene_cuts")
-    found = {"strategy": strategy} | {name: config.get(name.removeprefix(f"{strategy}.")) for name in names}
-    if not all(found[name] in _choices(name) for name in names):
+    options = config.get("options", {})
+    if not isinstance(options, dict):
         return {}
-    # The quality range is compared whole: a user's own may be anything, null included.
-    shifted: Iterator[Params] = (found | {"shift": shift} for shift in SHIFTS)
-    return next((params for params in shifted if to_config(params) == config), {})
+    preset = str(config.get("effort", config.get("preset")))
+    params: Params = {"strategy": strategy, f"{strategy}.preset": preset}
+    for name in _names(strategy)[1:]:
+        own = name.rpartition(".")[2]
+        default = SCENE_FRAMES[0] if name == "scene_frames" else _choices(name)[0]
+        params[name] = config.get("max_scene_frames" if name == "scene_frames" else own, options.get(own, default))
+    if not all(params[name] in _choices(name) for name in params if name != "shift"):
+        return {}
+    # The config is compared whole: a user's own may hold anything, null included.
+    shifted = (params | ({"shift": shift} if "shift" in params else {}) for shift in SHIFTS)
+    return next((found for found in shifted if to_config(found) == config), {})
 
 
 def neighbours(params: Params) -> Iterator[tuple[Params, str]]:
@@ -240,32 +311,43 @@ def neighbours(params: Params) -> Iterator[tuple[Params, str]]:
     presets = SPACE[strategy].presets
     position = presets.index(params[name])
     if position + 1 < len(presets):
-        slower = presets[position + 1]
-        yield (
-            params | {name: slower},
-            f"a slower preset than {params[name]} should need fewer bits for the same quality",
-        )
+        yield params | {name: presets[position + 1]}, "more search should save bits"
+    for option, values in SPACE[strategy].options.items():
+        other = next(value for value in values if value != params[f"{strategy}.{option}"])
+        yield params | {f"{strategy}.{option}": other}, f"{option}={other} is the better one on some content"
     cuts = not params["scene_cuts"]
-    yield (
-        params | {"scene_cuts": cuts},
-        "a key frame at each cut should save badly predicted frames" if cuts else "one stream should save key frames",
-    )
-    scale = SCALES.index(params["scale"])
-    if scale + 1 < len(SCALES):
-        yield params | {"scale": SCALES[scale + 1]}, "fewer samples should pay at the low rates"
-    for shift in SHIFTS:
-        if shift != params["shift"]:
-            yield params | {"shift": shift}, "other rate points should meet the targets more closely"
+    why = "cuts should start at a key frame" if cuts else "fewer key frames should save bits"
+    yield params | {"scene_cuts": cuts}, why
+    if "scale" in params:
+        scale = SCALES.index(params["scale"])
+        if scale > 0:
+            yield params | {"scale": SCALES[scale - 1]}, "more samples should keep detail"
+        if scale + 1 < len(SCALES):
+            yield params | {"scale": SCALES[scale + 1]}, "fewer samples should pay at the low rates"
+        for shift in SHIFTS:
+            if shift != params["shift"]:
+                yield params | {"shift": shift}, "other rate points should meet the targets more closely"
+    if position:
+        yield params | {name: presets[position - 1]}, "what a faster preset loses may be little"
+    length = next(length for length in SCENE_FRAMES if length != params["scene_frames"])
+    yield params | {"scene_frames": length}, f"scenes of at most {length} frames"
 
 
 def _said(params: Params) -> str:
     strategy = params["strategy"]
-    text = f"{strategy} at preset {params[f'{strategy}.preset']}"
-    if params["scale"] != "1":
+    preset = params[f"{strategy}.preset"]
+    kind = "effort" if strategy == "auto" else "preset"
+    text = f"{strategy} at {kind} {preset}"
+    for name, values in SPACE[strategy].options.items():
+        if params[f"{strategy}.{name}"] != values[0]:
+            text += f", {name}={params[f'{strategy}.{name}']}"
+    if params.get("scale", "1") != "1":
         text += f", coded at {params['scale']} of the size"
     if not params["scene_cuts"]:
         text += ", one scene"
-    if params["shift"]:
+    if params["scene_frames"] != SCENE_FRAMES[0]:
+        text += f", scenes of at most {params['scene_frames']} frames"
+    if params.get("shift"):
         text += f", rate parameter {params['shift']:+d}"
     return text
 

@@ -18,21 +18,23 @@ from sample_records import anchor, curve, experiment
 from tasks.campaign import Campaign
 from tasks.candidate import Candidate
 from tasks.design.designer import Past
-from tasks.design.search import SCALES, SHIFTS, SPACE, SearchDesigner, bd_rates, to_config
+from tasks.design.search import SPACE, SearchDesigner, bd_rates, suggest, to_config, to_params
 from tasks.store.records import ExperimentRecord, PointRecord
 
-STRATEGY_FACTOR = {"x264": 1.12, "x265": 0.94, "av1": 0.80, "vvc": 0.78}
+STRATEGY_FACTOR = {"x264": 1.12, "x265": 0.94, "av1": 0.80, "vvc": 0.78, "auto": 0.77}
 SCALE_FACTOR = {"1": 1.0, "3/4": 0.98, "2/3": 1.03, "1/2": 1.2}
 
 
 def rate_factor(config: dict[str, Any]) -> float:
     """The candidate's bitrate over the anchor's at equal quality: a BD-rate of 100·(factor − 1) percent."""
-    strategy, scale = config["strategy"], config["scale"]
+    params = to_params(json.dumps(config))
+    strategy, scale = config["strategy"], params.get("scale", "1")
     factor = STRATEGY_FACTOR[strategy] * SCALE_FACTOR[scale]
-    factor *= 0.88 + 0.12 * 0.6 ** SPACE[strategy].presets.index(config["preset"])
+    factor *= 0.88 + 0.12 * 0.6 ** SPACE[strategy].presets.index(params[f"{strategy}.preset"])
     if config["scene_cuts"]:
         factor *= 1.03 if strategy in ("av1", "vvc") else 0.99
-    shift = config["quality_range"][0] - SPACE[strategy].quality_range[0]
+    factor *= 0.99 ** len(config.get("options", {}))
+    shift = params.get("shift", 0)
     factor *= 1 + 0.005 * (shift if scale == "1" else -shift)
     ripple = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).digest()[0] / 255
     return float(factor * (0.985 + 0.03 * ripple))
@@ -80,20 +82,21 @@ def search_bests(seed: int, count: int, batch: int) -> list[float]:
     return list(accumulate((scores[record.experiment_id] for record in past.experiments[2:]), min))
 
 
+class Chance:
+    """Chooses as a trial of Optuna's would, knowing nothing."""
+
+    def __init__(self, source: random.Random) -> None:
+        self._source = source
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._source.choice(choices)
+
+
 def random_bests(seed: int, count: int) -> list[float]:
     """The same for points of the same space drawn at random, none twice."""
     source = random.Random(seed)
     tried: dict[str, float] = {}
     while len(tried) < count:
-        strategy = source.choice(list(SPACE))
-        config = to_config(
-            {
-                "strategy": strategy,
-                f"{strategy}.preset": source.choice(SPACE[strategy].presets),
-                "scale": source.choice(SCALES),
-                "scene_cuts": source.choice((True, False)),
-                "shift": source.choice(SHIFTS),
-            }
-        )
+        config = to_config(suggest(Chance(source)))
         tried.setdefault(json.dumps(config, sort_keys=True), 100 * (rate_factor(config) - 1))
     return list(accumulate(tried.values(), min))
