@@ -32,6 +32,7 @@ STORE = f"s3://{BUCKET}/store"
 MINUTES = 300.0  # a limit that only something that hangs reaches
 # What a killed worker's last request takes from the queue comes back after the 5 minutes of its visibility timeout.
 LONG_POLL_SECONDS = 21.0
+LONG_FRAMES = 96  # so many take the anchors longer than that
 RUN_LOOP = """
 import sys
 from flows.loop import research_loop
@@ -48,18 +49,21 @@ def keys(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(name, value)
 
 
-def campaign(name: str, **changes: Any) -> Campaign:
-    return Campaign(name=name, store=STORE, iterations=1, candidates=1, max_frames=6, **changes)
+def campaign(name: str, max_frames: int = 6, **changes: Any) -> Campaign:
+    return Campaign(name=name, store=STORE, iterations=1, candidates=1, max_frames=max_frames, **changes)
 
 
 class Anchors:
     """A run of the anchors, the cheapest work that a GPU task does, waited for as the loop waits."""
 
-    def __init__(self, cloud: Cloud, name: str, *, seconds: float = MINUTES, queue: float = MINUTES) -> None:
+    def __init__(
+        self, cloud: Cloud, name: str, *, seconds: float = MINUTES, queue: float = MINUTES, frames: int = 6
+    ) -> None:
         self._cloud = cloud
         self._outcome: RunOutcome | None = None
+        terms = campaign(name, frames).model_dump(mode="json")
         with prefect_api(cloud.api_url):
-            self.id: UUID = dispatch("anchors/evocodec", {"campaign": campaign(name).model_dump(mode="json")}, name)
+            self.id: UUID = dispatch("anchors/evocodec", {"campaign": terms}, name)
         self._thread = threading.Thread(target=self._wait, args=(seconds, queue), daemon=True)
         self._thread.start()
 
@@ -258,12 +262,12 @@ def test_a_loop_that_comes_back_waits_for_the_run_that_is_in_flight(cloud: Cloud
 
 def test_a_worker_that_restarts_costs_nothing(cloud: Cloud) -> None:
     """The task goes on without it; what ended while it was away is in the queue when it comes back."""
-    kept, killed = Anchors(cloud, "kept"), None
+    kept = Anchors(cloud, "kept")
     kept.begun()
     cloud.kill("worker-gpu")
     assert kept.outcome().completed
     cloud.start_worker("gpu", "ecs")
-    killed = Anchors(cloud, "killed")
+    killed = Anchors(cloud, "killed", frames=LONG_FRAMES)
     killed.begun()
     cloud.kill("worker-gpu")
     time.sleep(LONG_POLL_SECONDS)
