@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from running import EVOCODEC, Evocodec, clean_environment
 
 from flows.local import LocalLab
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes, each with a thread for every core, wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIPS = ROOT.parent / "shared" / "clips"

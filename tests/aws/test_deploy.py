@@ -117,6 +117,7 @@ def test_without_a_region_the_command_says_so(evocodec: Evocodec, aws: dict[str,
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow  # a lab beside the one of tests/flows
 def test_a_pool_of_another_type_is_not_replaced(
     evocodec: Evocodec, lab: LocalLab, aws_url: str, aws: dict[str, str]
 ) -> None:
