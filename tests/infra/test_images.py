@@ -123,7 +123,8 @@ def test_the_gpu_workers_image_builds_in_a_clean_root_and_measures_read_only(tmp
         "seed = Path(tasks.design.__file__).parent / 'seeds' / 'evocodec'; "
         "sys.exit(subprocess.run(['evocodec', 'try', str(seed), '--max-frames', '4', '--json']).returncode)"
     )
-    measured = json.loads(as_the_image_runs(root, image, ["python", "-I", "-c", program]).splitlines()[-1])
+    output = as_the_image_runs(root, image, ["python", "-I", "-c", program])
+    measured, _ = json.JSONDecoder().raw_decode(output[output.index("{") :])
     assert (measured["status"], measured["isolation"]) == ("measured", "sandbox")
     subprocess.run(["rm", "-rf", "--one-file-system", root], check=True)
 
