@@ -13,7 +13,7 @@ run: $(STAMP)
 	@$(BIN)/evocodec run
 
 test: lint
-	@$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: lint
 	@$(BIN)/python -m pytest
