@@ -2,10 +2,13 @@
 
 Each single encoder codes the whole clip as one scene at one CRF or QP, is charged its elementary stream alone, and is
 compared by the convex hull over its scales, so that it is as free as auto is. Where the clip has a screen scene,
-SVT-AV1 runs with its screen tools as well, as a further single encoder. auto pays for the whole file. Points are kept
-in the folder given, one file each, so that a run can be stopped and continued.
+SVT-AV1 runs with its screen tools as well, as a further single encoder. auto pays for the whole file. With --against it
+is compared with further encoders, by their hulls too. "Off" is the same search without the procedures and networks that
+it tried: the cheapest traditional coding of each scene. Points are kept in the folder given, one file each, so that a
+run can be stopped and continued.
 
-    python benchmarks/auto_against_encoders.py /tmp/points --effort 4 --clips mixed360 demo --frames 60
+    python benchmarks/auto_against_encoders.py /tmp/points --effort 4 --clips mixed360 demo --frames 60 \
+        --against "x265 medium"
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import methodcaller
 from pathlib import Path
 from statistics import mean
 
@@ -33,13 +37,16 @@ from codec.quality import psnr
 from codec.rate_distortion import KNOBS, lambda_of_quality, plane_errors
 from codec.resample import SCALES
 from codec.scenes import SceneClassifier, split_scenes
-from codec.selector import HALF_STEPS, Coding
+from codec.selector import HALF_STEPS, Coding, Trial
 from codec.video import open_video
 from codec.whole_file import whole_file
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
 # Whole clip to one rate: a denser grid than auto's, so that what lies between is not the interpolation's guess.
 QUALITIES = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
+
+# What a search keeps that has no procedures and no networks.
+OFF = "off"
 
 Point = tuple[float, float]
 
@@ -49,9 +56,13 @@ def main() -> None:
     parser.add_argument("cache", type=Path, help="folder of the points measured so far")
     parser.add_argument("--effort", type=int, default=4)
     parser.add_argument("--frames", type=int, default=120, help="use only the first frames of each clip")
-    parser.add_argument("--clips", nargs="+", help="names without suffix; demo is the demo clip")
+    parser.add_argument(
+        "--clips", nargs="+", help="names without suffix, demo for the demo clip; NAME:FRAMES for its beginning"
+    )
     parser.add_argument("--clip-folder", type=Path, default=CLIPS)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--qualities", nargs="+", type=float, default=QUALITIES, help="four or more rate points")
+    parser.add_argument("--against", nargs="*", default=[], help="further encoders: strategy and preset in one word")
     order = parser.parse_args()
     order.cache.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
@@ -59,34 +70,44 @@ def main() -> None:
     print(
         f"auto at effort {order.effort}, at most {order.frames} frames, {platform.machine()}; BD-rate (PSNR-Y, PCHIP)"
     )
-    over_best = []
+    means: dict[str, list[float]] = {}
     for name in names:
-        rates = compare(name, order)
+        rates, off, span = compare(name, order)
         best = max(rates, key=rates.__getitem__)  # the encoder that auto gains least on is the best single one
-        over_best.append(rates[best])
+        for what, rate in {**rates, "the best": rates[best], OFF: off}.items():
+            means.setdefault(what, []).append(rate)
         shown = "  ".join(f"{encoder} {rate:+.1f}%" for encoder, rate in rates.items())
-        print(f"{name:<12} against the best single encoder {rates[best]:+.1f}% ({best})   all: {shown}", flush=True)
-    print(f"mean against the best single encoder {mean(over_best):+.1f}%")
+        print(
+            f"{name:<12} {span}   against the best single encoder {rates[best]:+.1f}% ({best})   "
+            f"against {OFF} {off:+.1f}%   all: {shown}",
+            flush=True,
+        )
+    for what, rates_of_clips in means.items():
+        print(f"mean of {len(rates_of_clips)} clips against {what} {mean(rates_of_clips):+.1f}%")
 
 
-def compare(name: str, order: argparse.Namespace) -> dict[str, float]:
-    """BD-rate of auto against each encoder, in percent."""
-    frames, video = read(name, order)
+def compare(name: str, order: argparse.Namespace) -> tuple[dict[str, float], float, str]:
+    """BD-rate of auto against each encoder and against itself off, in percent; its range."""
+    name, _, count = name.partition(":")
+    frames, video = read(name, int(count or order.frames), order.clip_folder)
     points = Points(order.cache, name, frames, video)
-    auto = [points.auto(order.effort, quality, order.workers) for quality in QUALITIES]
+    both = [points.auto(order.effort, quality, order.workers) for quality in order.qualities]
+    auto, off = [one for one, _ in both], [other for _, other in both]
+    further = [Tool(*words.split()) for words in order.against]
     found = {}
-    for tool in single_encoders(frames, video, order.effort):
-        hull = convex_hull(points.single(tool, scale, quality) for scale in SCALES for quality in QUALITIES)
+    for tool in dict.fromkeys((*single_encoders(frames, video, order.effort), *further)):
+        hull = convex_hull(points.single(tool, scale, quality) for scale in SCALES for quality in order.qualities)
         found[" ".join(filter(None, (tool.strategy, tool.preset, "scm" * bool(tool.options))))] = bd_rate(hull, auto)
-    return found
+    span = f"{len(frames)} frames, {auto[0][1]:.1f} to {auto[-1][1]:.1f} dB"
+    return found, 0.0 if auto == off else bd_rate(off, auto), span
 
 
-def read(name: str, order: argparse.Namespace) -> tuple[Frames, VideoFormat]:
+def read(name: str, count: int, folder: Path) -> tuple[Frames, VideoFormat]:
     if name == "demo":
         video, frames = demo_clip()
-        return frames[: order.frames], video
-    with open_video(order.clip_folder / f"{name}.mkv") as reader:
-        return reader.read(order.frames), reader.format
+        return frames[:count], video
+    with open_video(folder / f"{name}.mkv") as reader:
+        return reader.read(count), reader.format
 
 
 def single_encoders(frames: Frames, video: VideoFormat, effort: int) -> Iterator[Tool]:
@@ -107,13 +128,24 @@ class Points:
     def __init__(self, cache: Path, name: str, frames: Frames, video: VideoFormat) -> None:
         self._cache, self._name, self._frames, self._video = cache, name, frames, video
 
-    def auto(self, effort: int, quality: float, workers: int) -> Point:
+    def auto(self, effort: int, quality: float, workers: int) -> tuple[Point, Point]:
+        """With everything that is on the list, and with traditional encoders alone."""
+        what = f"auto effort {effort} quality {quality}"
+        cost = methodcaller("cost", lambda_of_quality(quality))
+
         def encode() -> tuple[int, int]:
             config = CodecConfig(strategy="auto", effort=effort, quality=quality)
             data, report = EncodingAgent(config).encode_bytes(self._frames, self._video, workers=workers)
-            return len(data), sum(scene.chosen.errors.y for scene in report.scenes if scene.chosen.errors)
+            kept = [
+                min((trial for trial in scene.trials if trial.coding.strategy in KNOBS), key=cost)
+                for scene in report.scenes
+            ]
+            added = sum(trial.bytes - scene.payload_bytes for trial, scene in zip(kept, report.scenes, strict=True))
+            self._point(f"{what}, {OFF}", lambda: (len(data) + added, luma_error(kept)))
+            return len(data), luma_error(scene.chosen for scene in report.scenes)
 
-        return self._point(f"auto effort {effort} quality {quality}", encode)
+        on = self._point(what, encode)
+        return on, self._point(f"{what}, {OFF}", encode)
 
     def single(self, tool: Tool, scale: str, quality: float) -> Point:
         knob = KNOBS[tool.strategy]
@@ -142,6 +174,10 @@ class Points:
         fact = json.loads(path.read_text())
         kbps = float(fact["bytes"] * 8 * video.frame_rate / len(frames) / 1000)
         return kbps, psnr(fact["sse_y"] / frames.y.size)
+
+
+def luma_error(trials: Iterable[Trial]) -> int:
+    return sum(trial.errors.y for trial in trials if trial.errors)
 
 
 def convex_hull(points: Iterator[Point]) -> list[Point]:
