@@ -297,8 +297,15 @@ def _kill_group(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
+def _schedule_ordinarily() -> None:
+    """A real-time priority is inherited: two jobs that never pause would starve the thread that is to stop them."""
+    if hasattr(os, "sched_setscheduler"):  # not on macOS; an ordinary process may always do this
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def main() -> None:
     server_pid = os.getpid()
+    _schedule_ordinarily()
     serve(socket.socket(fileno=int(sys.argv[1])))
     # A job's process from here on. It runs the candidate as this program's main thread, so that an exit, an uncaught
     # error or a signal ends it as it would any Python program.

@@ -235,6 +235,22 @@ def test_two_jobs_draw_different_random_numbers() -> None:
     assert len({encode(body).output for _ in range(3)}) == 3
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give itself a real-time priority")
+def test_a_real_time_priority_is_not_handed_on_to_jobs() -> None:
+    server = ForkServer()
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    try:
+        server.start()
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    try:
+        isolation = ProcessIsolation(LIMITS, server=server)
+        outcome = encode("import os\nreturn {'compressed_data': bytes([os.sched_getscheduler(0)])}", isolation=isolation)
+    finally:
+        server.stop()
+    assert (outcome.status, outcome.output) == ("ok", bytes([os.SCHED_OTHER]))
+
+
 def test_a_dead_fork_server_is_replaced_and_its_job_is_nobodys_fault(tmp_path: Path) -> None:
     server = ForkServer()
     isolation = ProcessIsolation(LIMITS, server=server)
