@@ -244,8 +244,10 @@ def test_a_real_time_priority_is_not_handed_on_to_jobs() -> None:
     finally:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     try:
-        isolation = ProcessIsolation(LIMITS, server=server)
-        outcome = encode("import os\nreturn {'compressed_data': bytes([os.sched_getscheduler(0)])}", isolation=isolation)
+        outcome = encode(
+            "import os\nreturn {'compressed_data': bytes([os.sched_getscheduler(0)])}",
+            isolation=ProcessIsolation(LIMITS, server=server),
+        )
     finally:
         server.stop()
     assert (outcome.status, outcome.output) == ("ok", bytes([os.SCHED_OTHER]))
