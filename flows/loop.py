@@ -10,23 +10,13 @@ import socket
 import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from uuid import UUID
 
 from prefect import flow, get_run_logger
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.runtime import flow_run
 from pydantic import Field
 
-from codec.errors import BadInputError, EvocodecError
+from codec.errors import EvocodecError
 from flows.progress import ProgressArtifact
+from flows.twins import refuse_twin
 from tasks.analyze.promotion import champion
 from tasks.analyze.step import analyze
 from tasks.analyze.summary import artifact_key
@@ -149,30 +139,9 @@ def open_campaign(campaign: Campaign) -> Store:
     store = Store.open(campaign.store, create=True)
     require_same_terms(store, campaign)
     make_designer(campaign, store)  # a key or a price that is missing is said before anything is measured
-    refuse_twin(campaign.name)
+    refuse_twin(research_loop.name, campaign.name)
     store.write_campaign(campaign)
     return store
-
-
-def refuse_twin(name: str) -> None:
-    """Two loops on one campaign would design and measure everything twice; the later one gives way."""
-    own = flow_run.id
-    with get_client(sync_client=True) as client:
-        mine = client.read_flow_run(UUID(own)) if own else None
-        running = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
-        loops = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[research_loop.name])), flow_run_filter=running
-        )
-    for other in loops:
-        theirs = Campaign.model_validate(other.parameters.get("campaign") or {}).name
-        if mine is not None and theirs == name and other.id != mine.id and _began(other) <= _began(mine):
-            raise BadInputError(
-                f"campaign {name!r} is running already as {other.name!r} ({other.id}): wait for it or cancel it"
-            )
-
-
-def _began(run: FlowRun) -> tuple[datetime, str]:
-    return run.start_time or datetime.max.replace(tzinfo=UTC), str(run.id)
 
 
 def measure_anchors(store: Store, campaign: Campaign) -> None:

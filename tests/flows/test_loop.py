@@ -12,22 +12,31 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
 
 import imageio_ffmpeg
 import pytest
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.states import Cancelling
+from prefect.events import emit_event
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+from prefect.events.worker import EventsWorker
+from prefect.states import Cancelled, Cancelling, Pending, Running
 from running import EVOCODEC, below, clean_environment
 
 from codec.bitstream import EvcReader
+from codec.errors import BadInputError
 from codec.frames import Frames
 from codec.strategies import name_of
 from codec.video import open_video, write_video
 from flows.local import LocalLab, prefect_api
+from flows.loop import research_loop
+from flows.twins import HEARTBEAT, SILENCE_SECONDS, refuse_twin
 from tasks.analyze.leaderboard import standings
 from tasks.analyze.promotion import champion
 from tasks.analyze.summary import artifact_key
@@ -242,6 +251,54 @@ def test_a_second_loop_on_a_running_campaign_gives_way(lab: LocalLab, tmp_path: 
         assert wait_until(lambda: client.read_flow_run(first.id).state.is_final())
     assert second.returncode != 0
     assert "campaign 'twin' is running already" in second.stderr
+
+
+def test_a_loop_whose_heartbeats_ended_stands_in_nobodys_way(lab: LocalLab, tmp_path: Path) -> None:
+    """Three runs that the server takes for running; the process of none is there."""
+    with prefect_api(lab.api_url), get_client(sync_client=True) as client:
+
+        def left_running(name: str) -> FlowRun:
+            run = client.create_flow_run(research_loop, parameters={"campaign": {"name": name}}, state=Pending())
+            client.set_flow_run_state(run.id, Running())
+            return run
+
+        def beat(run: FlowRun, seconds_ago: float) -> None:
+            occurred = datetime.now(UTC) - timedelta(seconds=seconds_ago)
+            resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
+            assert emit_event(HEARTBEAT, resource, occurred=occurred)
+
+        def beats(run: FlowRun) -> int:
+            resource = EventResourceFilter(id=[f"prefect.flow-run.{run.id}"])
+            named = EventFilter(event=EventNameFilter(name=[HEARTBEAT]), resource=resource)
+            return client.read_events(named, limit=1).total
+
+        @flow
+        def another_of(campaign: str) -> None:
+            refuse_twin("research-loop", campaign)
+
+        dead, alive, unknown = (left_running(name) for name in ("dead", "alive", "unknown"))
+        for seconds_ago in (930, 900):
+            beat(dead, seconds_ago)
+        for seconds_ago in (930, 5):
+            beat(alive, seconds_ago)
+        EventsWorker.drain_all()
+        assert wait_until(lambda: beats(dead) == beats(alive) == 2)
+        another_of("dead")
+        state = client.read_flow_run(dead.id).state
+        for run in (alive, unknown):
+            name = run.parameters["campaign"]["name"]
+            with pytest.raises(BadInputError, match=f"campaign '{name}' is running already"):
+                another_of(name)
+            assert client.read_flow_run(run.id).state.is_running()
+            client.set_flow_run_state(run.id, Cancelled(), force=True)
+    assert state.is_crashed()
+    assert state.message.startswith("its process is gone: no heartbeat for 9")
+
+
+def test_the_deployed_loop_sends_heartbeats(lab: LocalLab) -> None:
+    with prefect_api(lab.api_url), get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("research-loop/evocodec")
+    assert int(deployment.job_variables["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) * 5 < SILENCE_SECONDS
 
 
 def test_a_late_batch_is_cancelled_and_recorded_as_infrastructure(lab: LocalLab, tmp_path: Path) -> None:
