@@ -172,13 +172,15 @@ def record_lost(
 ) -> None:
     """An attempt that left no record was lost by the infrastructure, which never counts against its idea.
 
-    The exception is `RunOutcome.lost_status`'s.
+    The exception is `RunOutcome.lost_status`'s. The time that the run took beyond what is on record was paid for all
+    the same: the attempts that were lost share it.
     """
-    recorded = {(record.experiment_id, record.attempt) for record in store.experiments(campaign.name)}
+    recorded = {(record.experiment_id, record.attempt): record for record in store.experiments(campaign.name)}
+    lost = [ref for ref in batch if (ref.experiment_id, ref.attempt) not in recorded]
+    of_run = (recorded.get((ref.experiment_id, ref.attempt)) for ref in batch)
+    unrecorded = max(0.0, outcome.seconds - sum(record.gpu_seconds for record in of_run if record))
     now = datetime.now(UTC)
-    for ref in batch:
-        if (ref.experiment_id, ref.attempt) in recorded:
-            continue
+    for ref in lost:
         paid = paid_for(store, ref) if kind == "candidate" else None
         reason = f"the run on the GPU pool left no record: {outcome.state}: {outcome.message}"
         get_run_logger().warning("%s attempt %d lost: %s", ref.experiment_id, ref.attempt, reason)
@@ -195,6 +197,7 @@ def record_lost(
                 candidate_hash=ref.candidate_hash,
                 **(paid.model_dump() if paid is not None else {}),
                 host=socket.gethostname(),
+                gpu_seconds=unrecorded / len(lost),
                 started_at=now,
                 finished_at=now,
             ),

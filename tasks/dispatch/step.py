@@ -61,14 +61,19 @@ EXPLANATION_SECONDS = 10.0  # the log arrives after the state: its sender waits 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a dispatched run ended. `message` explains every outcome but `completed`."""
+    """How a dispatched run ended. `message` explains every outcome but `completed`.
+
+    interrupted  it was told to stop from outside, by whoever owns the machine
+    seconds      that it held a worker, as the server saw it
+    """
 
     completed: bool
     late: bool
     state: str
     message: str
     started: bool = True
-    interrupted: bool = False  # told to stop from outside, by whoever owns the machine
+    interrupted: bool = False
+    seconds: float = 0.0
 
     def lost_status(self, candidates: int, lost: int) -> Status:
         """What this makes of a candidate that left no record, after `lost` attempts that were lost before.
@@ -191,6 +196,7 @@ def _outcome(client: SyncPrefectClient, run: FlowRun) -> RunOutcome:
         message=message,
         started=_has_begun(run),
         interrupted=run.state.is_crashed() and any(words in message for words in (TOLD_TO_STOP, *INTERRUPTIONS)),
+        seconds=run.total_run_time.total_seconds(),
     )
 
 
@@ -217,4 +223,4 @@ def _cancel_late(client: SyncPrefectClient, flow_run_id: UUID, seconds: float, *
         time.sleep(POLL_SECONDS)
     what = "not finished" if begun else "no worker took it"
     message = f"cancelled: {what} after {seconds:.0f} s"
-    return RunOutcome(False, True, "Cancelled", message, started=begun)
+    return RunOutcome(False, True, "Cancelled", message, started=begun, seconds=seconds if begun else 0.0)

@@ -28,6 +28,7 @@ from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFi
 from prefect.events.worker import EventsWorker
 from prefect.states import Cancelled, Cancelling, Pending, Running
 from running import EVOCODEC, below, clean_environment
+from sample_records import experiment
 
 from codec.bitstream import EvcReader
 from codec.errors import BadInputError
@@ -35,12 +36,14 @@ from codec.frames import Frames
 from codec.strategies import name_of
 from codec.video import open_video, write_video
 from flows.local import LocalLab, prefect_api
-from flows.loop import research_loop
+from flows.loop import record_lost, research_loop
 from flows.twins import HEARTBEAT, SILENCE_SECONDS, refuse_twin
 from tasks.analyze.leaderboard import standings
 from tasks.analyze.promotion import champion
 from tasks.analyze.summary import artifact_key
-from tasks.campaign import Budget, Campaign
+from tasks.campaign import Budget, Campaign, CandidateRef
+from tasks.design.budget import ledger
+from tasks.dispatch.step import RunOutcome, wait
 from tasks.execute import forkserver
 from tasks.store.records import Split
 from tasks.store.store import Store
@@ -48,7 +51,7 @@ from tasks.store.store import Store
 # The loop as the cpu worker runs it, in a process of its own, which tells at its end what it has imported.
 RUN_LOOP = """
 import json, sys
-from flows.loop import research_loop
+from flows.loop import record_lost, research_loop
 from tasks.campaign import Campaign
 result = research_loop(Campaign.model_validate_json(sys.argv[1]))
 print("RESULT", json.dumps({"result": result, "modules": sorted(sys.modules)}))
@@ -302,8 +305,6 @@ def test_the_deployed_loop_sends_heartbeats(lab: LocalLab) -> None:
 
 
 def test_a_late_batch_is_cancelled_and_recorded_as_infrastructure(lab: LocalLab, tmp_path: Path) -> None:
-    from tasks.dispatch.step import wait
-
     with prefect_api(lab.api_url):
         campaign = Campaign(name="late", store=str(tmp_path / "store"))
         run = run_deployment(
@@ -316,11 +317,29 @@ def test_a_late_batch_is_cancelled_and_recorded_as_infrastructure(lab: LocalLab,
         assert outcome.late
         assert not outcome.completed
         assert "not finished after 6 s" in outcome.message
+        assert outcome.seconds == 6.0
         with get_client(sync_client=True) as client:
             state = client.read_flow_run(run.id).state
     assert state is not None
     assert state.is_cancelled()
     assert not candidates_below(os.getpid())
+
+
+def test_the_time_of_lost_attempts_is_on_the_bill(lab: LocalLab, tmp_path: Path) -> None:
+    """A run of three candidates ended after 70 s, when one of them was on record with 10 s."""
+    store, campaign = Store.open(str(tmp_path), create=True), Campaign(name="lost", store=str(tmp_path))
+    batch = tuple(CandidateRef(experiment_id=f"lost-001-{number}", candidate_hash="0" * 64) for number in (1, 2, 3))
+    store.write_experiment(experiment("lost-001-1", "lost", gpu_seconds=10.0), (), ())
+
+    @flow
+    def loses() -> None:
+        record_lost(store, campaign, batch, RunOutcome(False, False, "Crashed", "gone", seconds=70.0), "control")
+
+    with prefect_api(lab.api_url):
+        loses()
+    bill = {record.experiment_id: record.gpu_seconds for record in store.experiments("lost")}
+    assert bill == {"lost-001-1": 10.0, "lost-001-2": 30.0, "lost-001-3": 30.0}
+    assert ledger(store.experiments("lost")).spent.gpu_seconds == 70.0
 
 
 def command_of(pid: int) -> str:
