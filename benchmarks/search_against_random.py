@@ -7,8 +7,9 @@
     random         random points from the first experiment on, the same as those that the others are given
 
 Two scenes of the demo clip (4 frames each, the middle 120×72 samples) at four rate points, coded and decoded in this
-process by each candidate's own code. Each setting is measured once and kept in a folder under its candidate's hash, so
-that all seeds and parts share it and a benchmark that is stopped goes on from there.
+process by each candidate's own code; one that needs more than 4 s of a core for a point is a timeout. Each setting is
+measured once and kept in a folder under its candidate's hash, so that all seeds and parts share it and a benchmark that
+is stopped goes on from there.
 
     python benchmarks/search_against_random.py [--cache FOLDER] [--seeds 5] [--experiments 12]
 """
@@ -20,6 +21,7 @@ import json
 import math
 import platform
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,14 +53,16 @@ from tasks.design.population import SEEDS
 from tasks.design.search import Idea, SearchDesigner, bd_rates, suggest
 from tasks.execute.child import to_planar, to_tensor
 from tasks.measure.anchors import ANCHOR_QUALITIES, ANCHORS
-from tasks.store.records import ExperimentRecord, PointRecord
+from tasks.store.records import ExperimentRecord, PointRecord, Status
 
 BATCH = 3
+CLOCK_SECONDS = 0.01  # decoding so little may take no more than a tick
+LIMIT_SECONDS = 4.0  # of this process, to encode and decode one point
 NOBODY = Lineage(id="-")
 QUALITIES = (0.2, 0.4, 0.6, 0.8)
 FRAMES = slice(44, 52)  # the end of the talking head, the beginning of the zoom
 REFERENCE = "x265-medium"
-Measured = list[dict[str, float]]  # of each rate point, or nothing where coding failed
+Measured = tuple[Status, list[dict[str, float]]]  # of each rate point, or nothing where coding failed
 
 
 class Bench:
@@ -76,14 +80,14 @@ class Bench:
         campaign = Campaign(name="night", seed=seed, candidates=BATCH, qualities=QUALITIES)
         record = anchor(REFERENCE, "x265", "medium")
         codec = Candidate(files=Candidate.load(SEEDS / "evocodec").files, config=ANCHORS[REFERENCE], lineage=NOBODY)
-        points = self._points(record.experiment_id, self.measured(codec, ANCHOR_QUALITIES))
+        points = self._points(record.experiment_id, self.measured(codec, ANCHOR_QUALITIES)[1])
         return Past(campaign, 1, (record,), tuple(points))
 
     def after(self, past: Past, candidates: Sequence[Candidate]) -> Past:
         records: list[ExperimentRecord] = list(past.experiments)
         points: list[PointRecord] = list(past.points)
         for candidate in candidates:
-            found = self.measured(candidate, QUALITIES)
+            status, found = self.measured(candidate, QUALITIES)
             records.append(
                 experiment(
                     candidate.lineage.id,
@@ -93,7 +97,7 @@ class Bench:
                     iteration=past.iteration,
                     parents=candidate.lineage.parents,
                     change_class=candidate.lineage.change_class,
-                    status="measured" if found else "crashed",
+                    status=status,
                 )
             )
             points += self._points(candidate.lineage.id, found)
@@ -103,31 +107,38 @@ class Bench:
         kept = self.cache / f"{candidate.code_hash[:32]}.json"
         if not kept.exists():
             self.encoded += 1
-            code = loaded(candidate)
-            try:
-                found = [self._measure(code, candidate.config, quality) for quality in qualities]
-            except EvocodecError as error:
-                print(f"{candidate.config}: {error}", file=sys.stderr)
-                found = []
-            kept.write_text(json.dumps(found))
-        found = json.loads(kept.read_text())
-        return list(found)
+            kept.write_text(json.dumps(self._measured_anew(candidate, qualities)))
+        status, found = json.loads(kept.read_text())
+        return status, found
+
+    def _measured_anew(self, candidate: Candidate, qualities: Sequence[float]) -> Measured:
+        code = loaded(candidate)
+        try:
+            return "measured", [self._measure(code, candidate.config, quality) for quality in qualities]
+        except EvocodecError as error:
+            print(f"{candidate.config}: {error}", file=sys.stderr)
+            return "crashed", []
+        except TimeoutError:
+            return "timeout", []
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     def _measure(self, code: Mapping[str, ModuleType], config: Mapping[str, Any], quality: float) -> dict[str, float]:
         tensor = torch.from_numpy(to_tensor(self.frames.to_bytes(), self.video.width, self.video.height))
+        signal.setitimer(signal.ITIMER_PROF, LIMIT_SECONDS)
         chosen = {**config, "quality": quality}
         told = {"frame_rate": str(self.video.frame_rate), "color": list(astuple(self.video.color))}
         data = code["encoder"].compress_video_tensor(tensor, chosen | told, "cpu")["compressed_data"]
         began = time.process_time()
         frames = code["decoder"].decompress_video_tensor(data, chosen, "cpu")["reconstructed_frames"]
-        seconds = time.process_time() - began
+        seconds = max(time.process_time() - began, CLOCK_SECONDS)
         decoded = Frames.from_bytes(b"".join(to_planar(frame) for frame in frames[0].numpy()), self.video)
         error = mean(squared_error(a, b) for a, b in zip(self.frames.y, decoded.y, strict=True))
         psnr = 10 * math.log10(255**2 * self.frames.y[0].size / max(error, 1))
         kbps = len(data) * 8 * float(self.video.frame_rate) / len(self.frames) / 1000
         return {"quality": quality, "kbps": kbps, "psnr_y": psnr, "decode_fps": len(self.frames) / seconds}
 
-    def _points(self, experiment_id: str, found: Measured) -> list[PointRecord]:
+    def _points(self, experiment_id: str, found: Sequence[dict[str, float]]) -> list[PointRecord]:
         return [point(experiment_id, "demo", **dict(values)) for values in found]  # type: ignore[arg-type]
 
 
@@ -187,6 +198,10 @@ def _bests(past: Past) -> list[float]:
     return list(accumulate((scores.get(record.experiment_id, 0.0) for record in past.experiments[1:]), min))
 
 
+def out_of_time(*_: object) -> None:
+    raise TimeoutError
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=Path(".evocodec/search_against_random"))
@@ -196,6 +211,7 @@ def main() -> None:
     began, bench = time.process_time(), Bench(arguments.cache)
     seeds = range(arguments.seeds)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGPROF, out_of_time)
     columns = {
         name: [search(bench, make(seed), seed, arguments.experiments) for seed in seeds] for name, make in PARTS.items()
     }

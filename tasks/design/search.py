@@ -80,7 +80,7 @@ SPACE: dict[str, StrategySpace] = {
     # What is fitted to the clip: the training schedule (steps, learning rate), the network's shape (latent grids and
     # features in use), and what quality makes of lambda (the price of a bit, the quantiser's ends).
     "semantic_latent": StrategySpace(
-        ("10", "25", "50", "100"),
+        ("50", "100", "200", "400"),
         options={
             "learning_rate": ("1", "4"),
             "grids": ("6", "4"),
@@ -90,7 +90,7 @@ SPACE: dict[str, StrategySpace] = {
         speed="steps",
     ),
     "scene_latents": StrategySpace(
-        ("10", "25", "50"),
+        ("25", "75", "150"),
         options={
             "learning_rate": (1, 4),
             "grids": (6, 4),
@@ -132,7 +132,7 @@ STARTS: tuple[Params, ...] = (
     plain("av1", "6", scale="3/4"),
     plain("x264", "slower"),
     plain("hybrid_semantic", "6"),
-    plain("semantic_latent", "25"),
+    plain("semantic_latent", "100"),
 )
 # The sampler may propose what was tried; after so many repetitions the space is taken to be exhausted.
 MAX_ASKS = 200
