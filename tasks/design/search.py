@@ -48,6 +48,7 @@ class StrategySpace:
     speed          what the presets are called: those of an encoder, `auto`'s effort, or the steps of a fit
     always         options that are the same everywhere
     seed           whose code it is; one other than the project's own has nothing but presets and options
+    patient        whether the sampler's points of it wait for EARLY experiments: it takes minutes, the others seconds
     """
 
     presets: tuple[str, ...]
@@ -56,6 +57,7 @@ class StrategySpace:
     speed: str = "preset"
     always: Mapping[str, str] = field(default_factory=dict)
     seed: str = OWN
+    patient: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,7 +78,9 @@ SPACE: dict[str, StrategySpace] = {
     "vvc": StrategySpace(("faster", "fast", "medium"), (43, 14), {"intraqpoffset": ("-3", "-1"), "qpa": ("0", "1")}),
     "auto": StrategySpace(("1", "2", "3", "4"), speed="effort"),
     # A network over SVT-AV1's pictures, or a few bytes that say that none paid.
-    "hybrid_semantic": StrategySpace(("8", "6", "4"), (66, 17), {"enable-tf": ("1", "0")}, always={"must_pay": "0"}),
+    "hybrid_semantic": StrategySpace(
+        ("8", "6", "4"), (66, 17), {"enable-tf": ("1", "0")}, always={"must_pay": "0"}, patient=True
+    ),
     # What is fitted to the clip: the training schedule (steps, learning rate), the network's shape (latent grids and
     # features in use), and what quality makes of lambda (the price of a bit, the quantiser's ends).
     "semantic_latent": StrategySpace(
@@ -88,6 +92,7 @@ SPACE: dict[str, StrategySpace] = {
             "lambda_factor": ("1", "0.25"),
         },
         speed="steps",
+        patient=True,
     ),
     "scene_latents": StrategySpace(
         ("25", "75", "150"),
@@ -100,12 +105,14 @@ SPACE: dict[str, StrategySpace] = {
         },
         speed="fit_steps",
         seed="scene_latents",
+        patient=True,
     ),
     "autoencoder": StrategySpace(
         ("30", "60", "120"),
         options={"learning_rate": (0.002, 0.006), "lambda_factor": (1, 2), "coarsest_step": (120, 60)},
         speed="training_steps",
         seed="autoencoder",
+        patient=True,
     ),
 }
 SCALES = ("1", "3/4", "2/3", "1/2")
@@ -134,6 +141,7 @@ STARTS: tuple[Params, ...] = (
     plain("hybrid_semantic", "6"),
     plain("semantic_latent", "100"),
 )
+EARLY = 9
 # The sampler may propose what was tried; after so many repetitions the space is taken to be exhausted.
 MAX_ASKS = 200
 
@@ -189,6 +197,8 @@ class SearchDesigner:
         study = build_study(candidates, aims(archive), self._seed + past.iteration)
         for _ in range(MAX_ASKS):
             params = suggest(study.ask())
+            if SPACE[params["strategy"]].patient and len(candidates) < EARLY:
+                continue
             yield params, "", f"{_said(params)}: promising by the {len(archive.entries)} experiments so far"
 
     def _step(self, past: Past, archive: Archive, late: Mapping[str, int]) -> Iterator[Idea]:

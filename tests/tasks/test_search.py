@@ -18,6 +18,7 @@ from tasks.design.archive import Archive
 from tasks.design.designer import Past
 from tasks.design.population import SEEDS
 from tasks.design.search import (
+    EARLY,
     OWN,
     SPACE,
     STARTS,
@@ -150,6 +151,21 @@ def test_the_settings_of_a_seed_are_its_own_and_its_usual_ones_come_first() -> N
         assert to_config(plain(strategy, space.presets[0])) == kept | {space.speed: int(space.presets[0])}
         assert to_candidate(plain(strategy, space.presets[0])).files == Candidate.load(SEEDS / space.seed).files
     assert to_params(json.dumps(kept | {"learning_rate": 0.5})) == {}
+
+
+def test_what_takes_minutes_waits_until_enough_is_known() -> None:
+    drawn: dict[bool, set[str]] = {True: set(), False: set()}
+    for seed in range(2):
+        past, designer = empty_past(seed), SearchDesigner(seed)
+        for _ in range(5):
+            tried = len(past.experiments) - 2
+            proposals = designer.propose(past, 3)
+            drafts = [candidate for candidate in proposals if candidate.lineage.change_class == "draft"]
+            drawn[tried < EARLY] |= {to_params(json.dumps(candidate.config))["strategy"] for candidate in drafts}
+            past = after(past, proposals)
+    patient = {name for name, space in SPACE.items() if space.patient}
+    assert not drawn[True] & patient
+    assert drawn[False] & patient
 
 
 def test_a_fit_that_ran_out_of_time_is_learned_from() -> None:
