@@ -149,7 +149,8 @@ def _fit(
     stacked: npt.NDArray[np.float32] = np.stack(targets).astype(np.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        fitted = IFrameVAE(len(stacked), *stacked.shape[2:], grids=options.grids, features=options.features)
+        count, _, height, width = stacked.shape
+        fitted = IFrameVAE(count, height, width, options.grids, options.features)
         # A bit serves all frames that follow from the key, so it may cost so many times the error.
         fitted.fit(stacked, price * len(description.keys) / len(frames), options.steps, options.learning_rate)
     return fitted, stacked
