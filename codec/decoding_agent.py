@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from codec import strategies
 from codec.bitstream import EvcReader, SceneEntry, frames_hash
+from codec.complexity import part
 from codec.errors import BitstreamError
 from codec.frames import Frames, VideoFormat
 
@@ -51,7 +52,9 @@ class DecodingAgent:
     def decode_scene(self, reader: EvcReader, entry: SceneEntry, verify: bool = False) -> Frames:
         """One scene, without those before it."""
         payload = reader.payload(entry)
-        frames = strategies.by_code(entry.strategy).decode(payload, reader.header.video, entry.frame_count)
+        strategy = strategies.by_code(entry.strategy)
+        with part(strategy.name):
+            frames = strategy.decode(payload, reader.header.video, entry.frame_count)
         if verify and frames_hash(frames) != entry.frames_hash:
             raise BitstreamError(
                 f"scene {entry.index} (frames {entry.first_frame} to {entry.first_frame + entry.frame_count - 1}) "

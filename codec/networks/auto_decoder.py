@@ -65,25 +65,32 @@ class LightweightIFrameDecoder(nn.Module):  # type: ignore[misc]
 class IFrameVAE(nn.Module):  # type: ignore[misc]
     """The latents of N pictures and their decoder, as parameters to fit."""
 
-    def __init__(self, count: int, height: int, width: int) -> None:
+    def __init__(self, count: int, height: int, width: int, grids: int = len(CHANNELS), features: int = WIDTH) -> None:
+        """`grids` (2 or more) and `features` (PLANES or more) in use; the others stay 0 and cost next to nothing."""
         super().__init__()
+        self.used, self.features = grids, features
         shapes = grid_shapes(height, width, CHANNELS)
         self.latents = nn.ParameterList(nn.Parameter(torch.zeros(count, *shape)) for shape in shapes)
         self.decoder = LightweightIFrameDecoder()
 
-    def fit(self, targets: npt.NDArray[np.float32], price: float, steps: int) -> None:
-        """Lower squared error + price · bits a sample. targets: [N, 6, h, w]; the same on every run of one machine."""
+    def fit(self, targets: npt.NDArray[np.float32], price: float, steps: int, learning: float = 1.0) -> None:
+        """Lower squared error + price · bits a sample. targets: [N, 6, h, w]; the same on every run of one machine.
+
+        learning  multiplies both rates of the descent, which fall to 0 along half a cosine
+        """
         wanted = torch.from_numpy(targets)
         self._start_as_pyramid(wanted, min(LARGEST_STEP, STEP_AT_SLOPE_1 * math.sqrt(price)))
         descents = [
-            Adam(list(self.latents.parameters()), LATENT_RATE),
-            Adam(list(self.decoder.parameters()), WEIGHT_RATE),
+            Adam(list(self.latents.parameters())[: self.used], learning * LATENT_RATE),
+            Adam(list(self.decoder.parameters()), learning * WEIGHT_RATE),
         ]
         generator = torch.Generator().manual_seed(1)
         for step in range(steps):
             noisy = step < NOISY_SHARE * steps
-            seen = [_perturbed(latent, generator) if noisy else _rounded(latent) for latent in self.latents]
-            error = (self.decoder(joined(seen)) - wanted).square().sum()
+            seen = [
+                _perturbed(latent, generator) if noisy else _rounded(latent) for latent in self.latents[: self.used]
+            ]
+            error = (self.decoder(joined([*seen, *self.latents[self.used :]])) - wanted).square().sum()
             bits = torch.stack([_estimated_bits(latent) for latent in seen]).sum()
             ((error + price * bits) / wanted.numel()).backward()
             for descent in descents:
@@ -98,7 +105,7 @@ class IFrameVAE(nn.Module):  # type: ignore[misc]
             levels.append(functional.interpolate(levels[-1], size=latent.shape[2:], mode="area"))
         shares = [max(0.5**level, 0.125) for level in range(len(CHANNELS))]
         above = None
-        for level in range(len(CHANNELS) - 1, 0, -1):
+        for level in range(self.used - 1, 0, -1):
             unit = step * shares[level]
             detail = levels[level] if above is None else levels[level] - _stretched(above, levels[level])
             with torch.no_grad():
@@ -128,6 +135,17 @@ class IFrameVAE(nn.Module):  # type: ignore[misc]
             first += count
         for feature in range(PLANES):
             tail.weight[feature, feature] = min(step / 8, 1.95)
+        if self.features < WIDTH:
+            self._silence()
+
+    def _silence(self) -> None:
+        """Features that begin at 0 on every way in and out have no gradient, and so stay there."""
+        unused = slice(self.features, None)
+        for layer in (self.decoder.head, *self.decoder.spread, *self.decoder.mix):
+            layer.conv.weight[unused] = 0
+            layer.conv.bias[unused] = 0
+        for layer in (*self.decoder.mix, self.decoder.tail):
+            layer.conv.weight[:, unused] = 0
 
     def grids(self) -> list[list[Grid]]:
         """Rounded latents of each picture, fine to coarse."""

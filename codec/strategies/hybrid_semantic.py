@@ -91,7 +91,9 @@ class Sums:
 
 
 class HybridSemantic:
-    """The strategy; see the module. Options: `base` names the base layer's strategy, all others are its encoder's."""
+    """The strategy; see the module. Options: `base` names the base layer's strategy, `must_pay` is "1", or "0" to keep
+    the base layer with a network that does nothing where none pays; all others are the base layer's encoder's.
+    """
 
     name = "hybrid_semantic"
     code = 3
@@ -102,16 +104,21 @@ class HybridSemantic:
         return tuple(dict.fromkeys(preset for name in BASES for preset in _base(name).presets))
 
     def encode(self, frames: Frames, video: VideoFormat, settings: EncodeSettings) -> bytes:
-        """Raises EncodeError where the network does not pay for its bytes: the base layer alone is then better."""
+        """Raises EncodeError where no network pays for its bytes and one must: the base layer alone is then better."""
         options = dict(settings.options)
         name = options.pop("base", DEFAULT_BASE)
         if name not in BASES:
             raise BadInputError(f"{self.name} has no base {name!r}: choose one of {', '.join(BASES)}")
+        must_pay = options.pop("must_pay", "1")
+        if must_pay not in ("0", "1"):
+            raise BadInputError(f"{self.name}: option must_pay={must_pay} is neither 0 nor 1")
         base = _base(name)
         payload = base.encode(frames, video, replace(settings, options=options))
         pictures = base.decode(payload, video, len(frames))
         price = SLOPE * _squared_error(frames, pictures) / (8 * len(payload))
         stream = _best_enhancement(frames, pictures, video, price) if price else None
+        if stream is None and must_pay == "0":
+            stream = write_enhancement(_nothing((len(frames), *_grid(video))))
         if stream is None:
             where = f"{name} at quality {settings.quality:g}"
             raise EncodeError(f"{self.name} does not pay: no network improves {where} by its bytes' worth")
@@ -149,8 +156,12 @@ def write_enhancement(enhancement: Enhancement) -> bytes:
 def read_enhancement(data: bytes, video: VideoFormat, frame_count: int) -> Enhancement:
     """The reverse of `write_enhancement`. Raises BitstreamError where no writer wrote this."""
     rows, columns = _grid(video)
-    nothing = Enhancement(0, np.zeros((1, PLANES, CANDIDATES), np.int32), np.zeros((1, 1, 1), np.int32))
-    return _syntax(Reader(data), nothing, (frame_count, rows, columns))
+    return _syntax(Reader(data), _nothing((1, 1, 1)), (frame_count, rows, columns))
+
+
+def _nothing(shape: tuple[int, ...]) -> Enhancement:
+    """One that leaves every block as it is."""
+    return Enhancement(0, np.zeros((1, PLANES, CANDIDATES), np.int32), np.zeros(shape, np.int32))
 
 
 def _syntax(coder: Coder, told: Enhancement, shape: tuple[int, ...]) -> Enhancement:

@@ -12,8 +12,10 @@ most content; a static scene with noise is where the mean of its frames, coded o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,15 +37,55 @@ if TYPE_CHECKING:
 
 Weights = dict[str, npt.NDArray[np.int16]]
 
-DEFAULT_STEPS, MAX_STEPS = 400, 20000
 # Squared error that a bit must save, at quality 0 and as a ratio at quality 1
 COARSEST_PRICE, PRICE_RATIO = 1500.0, 1 / 300
 MAX_SHIFT = 5
 LARGEST_WEIGHT, LARGEST_BIAS = 127, 4095
 
 
+@dataclass(frozen=True)
+class Fit:
+    """The strategy's options: what is fitted, and how. None of them is sent, so all decode alike."""
+
+    steps: int = 400  # of the descent
+    learning_rate: float = 1.0  # of the descent, as a multiple of the usual one
+    keys: int = 0  # key pictures; 0: as many as the description asks for
+    grids: int = 6  # of latents in use, the finest first
+    features: int = 16  # of the network's width in use
+    lambda_factor: float = 1.0  # of what a bit must save
+
+    @classmethod
+    def of(cls, options: Mapping[str, str]) -> Fit:
+        """Raises BadInputError, naming the option and its bounds."""
+        unknown = set(options) - set(BOUNDS)
+        if unknown:
+            raise BadInputError(f"semantic_latent has no option {min(unknown)}: the options are {', '.join(BOUNDS)}")
+        return cls(**{name: _number(name, text) for name, text in options.items()})
+
+
+def _number(name: str, text: str) -> Any:
+    least, most = BOUNDS[name]
+    kind = "whole number" if isinstance(least, int) else "number"
+    pattern = r"\d{1,9}" if isinstance(least, int) else r"\d{1,9}(\.\d{1,9})?"
+    value = type(least)(text) if re.fullmatch(pattern, text, re.ASCII) else None
+    if value is None or not least <= value <= most:
+        raise BadInputError(f"semantic_latent: option {name}={text} is not a {kind} from {least} to {most}")
+    return value
+
+
+# Of whole numbers where the least is one. Fewer than two grids are no pyramid, fewer than six features not all planes.
+BOUNDS: Mapping[str, tuple[int, int] | tuple[float, float]] = {
+    "steps": (0, 20000),
+    "learning_rate": (0.01, 100.0),
+    "keys": (0, 255),
+    "grids": (2, 6),
+    "features": (6, 16),
+    "lambda_factor": (0.001, 1000.0),
+}
+
+
 class SemanticLatent:
-    """The strategy; see the module. Options: `steps` of the fit, `keys` for the number of key pictures."""
+    """The strategy; see the module. Its options are `Fit`'s."""
 
     name = "semantic_latent"
     code = 1
@@ -55,14 +97,10 @@ class SemanticLatent:
             raise BadInputError(f"{self.name} codes at full size only: leave the scale at 1")
         if settings.preset not in (None, *self.presets):
             raise BadInputError(f"{self.name} has no preset {settings.preset!r}: choose one of {self.presets[0]}")
-        unknown = set(settings.options) - {"steps", "keys"}
-        if unknown:
-            raise BadInputError(f"{self.name} has no option {min(unknown)}: the options are steps and keys")
-        steps = _whole_number(settings.options, "steps", DEFAULT_STEPS, MAX_STEPS)
-        keys = _whole_number(settings.options, "keys", 0, 255)
-        description = SemanticDescriptionGenerator().describe(frames, keys or None)
-        price = COARSEST_PRICE * PRICE_RATIO**settings.quality
-        fitted, targets = _fit(frames, description, price, steps)
+        options = Fit.of(settings.options)
+        description = SemanticDescriptionGenerator().describe(frames, options.keys or None)
+        price = options.lambda_factor * COARSEST_PRICE * PRICE_RATIO**settings.quality
+        fitted, targets = _fit(frames, description, price, options)
         writer = Writer()
         code_description(writer, description, len(frames))
         _code_weights(writer, _cheaper_weights(fitted, targets, price), fitted.decoder)
@@ -86,13 +124,6 @@ class SemanticLatent:
         return Frames.concatenate(parts)
 
 
-def _whole_number(options: Mapping[str, str], name: str, default: int, largest: int) -> int:
-    text = options.get(name, str(default))
-    if not text.isdecimal() or int(text) > largest:
-        raise BadInputError(f"semantic_latent: option {name}={text} is not a whole number up to {largest}")
-    return int(text)
-
-
 def _shapes(video: VideoFormat) -> list[tuple[int, int, int]]:
     from codec.networks.auto_decoder import CHANNELS
 
@@ -100,7 +131,7 @@ def _shapes(video: VideoFormat) -> list[tuple[int, int, int]]:
 
 
 def _fit(
-    frames: Frames, description: Description, price: float, steps: int
+    frames: Frames, description: Description, price: float, options: Fit
 ) -> tuple[IFrameVAE, npt.NDArray[np.float32]]:
     """Networks fitted to the key pictures. A key that others follow unmoved is the mean of them all."""
     import torch
@@ -118,9 +149,10 @@ def _fit(
     stacked: npt.NDArray[np.float32] = np.stack(targets).astype(np.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        fitted = IFrameVAE(*stacked.shape[:1], *stacked.shape[2:])
+        count, _, height, width = stacked.shape
+        fitted = IFrameVAE(count, height, width, options.grids, options.features)
         # A bit serves all frames that follow from the key, so it may cost so many times the error.
-        fitted.fit(stacked, price * len(description.keys) / len(frames), steps)
+        fitted.fit(stacked, price * len(description.keys) / len(frames), options.steps, options.learning_rate)
     return fitted, stacked
 
 

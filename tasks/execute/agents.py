@@ -15,9 +15,11 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import Field, TypeAdapter
 
 from codec.complexity import per_1080p_frame
 from tasks.campaign import Limits
@@ -37,6 +39,10 @@ STATUS: Final[dict[OutcomeStatus, Status]] = {
     "stopped": "infrastructure",
     "unready": "infrastructure",
 }
+# Two counts by module, thop's first. A candidate's process wrote them, so that they are checked like anything else.
+_ModuleName = Annotated[str, Field(max_length=child.MAX_MODULE_CHARS)]
+_Split = Annotated[dict[_ModuleName, Annotated[int, Field(ge=0, le=10**18)]], Field(max_length=child.MAX_MODULES)]
+SPLITS: Final = TypeAdapter(tuple[_Split, _Split])
 # An encoder may make more of noise than there was, but not by much.
 ENCODE_SLACK_BYTES: Final = 1024 * 1024
 # Counting watches every dispatched operation and then runs the network a second time.
@@ -53,15 +59,23 @@ class Failed(Exception):  # noqa: N818 - a result on its way up, not an error
 
 @dataclass(frozen=True)
 class Operations:
-    """Tera-operations a 1080p frame; None where a way of counting does not apply."""
+    """Tera-operations a 1080p frame; None where a way of counting does not apply. Each also as shares by module."""
 
-    thop: float | None
-    flop_counter: float | None
+    thop: float | None = None
+    flop_counter: float | None = None
+    thop_shares: Mapping[str, float] = field(default_factory=dict)
+    flop_counter_shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def larger(self) -> float | None:
         counts = [count for count in (self.thop, self.flop_counter) if count is not None]
         return max(counts, default=None)
+
+    @property
+    def by_module(self) -> dict[str, float]:
+        """The larger one, split."""
+        shares = self.thop_shares if self.larger == self.thop else self.flop_counter_shares
+        return {name: share * (self.larger or 0.0) for name, share in shares.items()}
 
 
 @dataclass(frozen=True)
@@ -166,6 +180,7 @@ class Agents:
         return Operations(
             None if thop is None else thop / 1e12,
             None if flop_counter is None else per_1080p_frame(int(flop_counter), pixels),
+            *_checked_shares(outcome, where),
         )
 
     def _config(self, quality: float) -> dict[str, Any]:
@@ -201,6 +216,20 @@ def _checked_claims(encoded: Outcome, where: str) -> str:
         return json.dumps(json.loads(encoded.extra), sort_keys=True, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise Failed("invalid", "encode", f"encode of {where}: its claims are not JSON", encoded.log) from error
+
+
+def _checked_shares(counted: Outcome, where: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Of thop's count and of FlopCounterMode's: what part was spent in which module, adding up to 1."""
+    try:
+        thop, flop_counter = SPLITS.validate_json(counted.extra)
+        return _shares(thop), _shares(flop_counter)
+    except ValueError as error:
+        raise Failed("invalid", "measure", f"operations of {where}: no counts by module", counted.log) from error
+
+
+def _shares(counts: Mapping[str, int]) -> dict[str, float]:
+    total = sum(counts.values())
+    return {name: count / total for name, count in counts.items() if count}
 
 
 def _check_frames(decoded: Outcome, shape: ClipShape, where: str) -> None:

@@ -11,7 +11,7 @@ then; nothing of the candidate is, until the limits and, where it is asked for, 
     train       planar frames    train_codec                      weights            nothing
     encode      planar frames    compress_video_tensor            compressed_data    claims as JSON
     decode      compressed_data  decompress_video_tensor          planar frames      FRAMES_SHAPE
-    operations  compressed_data  decompress_video_tensor and,     OPERATION_COUNTS   nothing
+    operations  compressed_data  decompress_video_tensor and,     OPERATION_COUNTS   both by module as JSON
                                  where it exists, build_decoder
 
 In the sandbox an encoder is also given two pipes to its VVC broker, which `codec.strategies` use: `broker_wire`.
@@ -63,6 +63,9 @@ OPERATION_COUNTS: Final = struct.Struct("<dd")  # thop per 1080p frame, FlopCoun
 
 # Claims are for the record only: enough for the numbers and names an encoder may want to tell.
 MAX_CLAIMS: Final = 32
+# Of each count: what fits into a few lines of a prompt.
+MAX_MODULES: Final = 8
+MAX_MODULE_CHARS: Final = 80
 MAX_CLAIM_CHARS: Final = 100
 
 
@@ -165,21 +168,33 @@ def decode(arguments: Mapping[str, Any], payload: memoryview, ready: Callable[[]
 
 
 def operations(arguments: Mapping[str, Any], payload: memoryview, ready: Callable[[], None]) -> Answer:
-    from codec.complexity import count_module_operations, count_operations
+    from codec.complexity import coarser, count_module_operations, operations_by_module
 
     device, data, config = _device(), bytes(payload), arguments["config"]
     ready()
     decompress = _function("decoder", "decompress_video_tensor")
-    flop_counter = float(count_operations(lambda: decompress(data, config, device)))
-    thop = math.nan
+    dispatched = operations_by_module(lambda: decompress(data, config, device))
+    profiled: Mapping[str, int] = {}
+    flop_counter, thop = float(sum(dispatched.values())), math.nan
     build_decoder = getattr(sys.modules["decoder"], "build_decoder", None)
     if build_decoder is not None:
         module = build_decoder(config)
         if hasattr(module, "example_inputs"):
-            thop = float(count_module_operations(module, *module.example_inputs()).thop)
+            profiled = count_module_operations(module, *module.example_inputs()).thop_by_module
+            thop = float(sum(profiled.values()))
     elif flop_counter == 0:
         flop_counter = math.nan
-    return Answer(OPERATION_COUNTS.size, [OPERATION_COUNTS.pack(thop, flop_counter)])
+    split = [_shortened(coarser(counts, MAX_MODULES)) for counts in (profiled, dispatched)]
+    return Answer(OPERATION_COUNTS.size, [OPERATION_COUNTS.pack(thop, flop_counter)], json.dumps(split).encode())
+
+
+def _shortened(counts: Mapping[str, int]) -> dict[str, int]:
+    """A class may be called anything, at any length."""
+    short: dict[str, int] = {}
+    for name, count in counts.items():
+        key = name[:MAX_MODULE_CHARS]
+        short[key] = short.get(key, 0) + count
+    return short
 
 
 ROLES: Final[Mapping[str, Callable[[Mapping[str, Any], memoryview, Callable[[], None]], Answer]]] = {

@@ -217,7 +217,7 @@ class _Experiment:
 def _with_operations(results: Sequence[_PointResult]) -> tuple[PointRecord, ...]:
     """The points, each with the operations counted at the first quality of its clip."""
     points: list[PointRecord] = []
-    operations = Operations(None, None)
+    operations = Operations()
     for result in results:
         operations = result.operations or operations
         points.append(
@@ -226,6 +226,7 @@ def _with_operations(results: Sequence[_PointResult]) -> tuple[PointRecord, ...]
                     "tera_ops_per_frame": operations.larger,
                     "tera_ops_thop": operations.thop,
                     "tera_ops_flop_counter": operations.flop_counter,
+                    "tera_ops_by_module": operations.by_module,
                 }
             )
         )

@@ -124,6 +124,9 @@ class PointRecord(Row):
     )
     tera_ops_thop: float | None = None
     tera_ops_flop_counter: float | None = None
+    tera_ops_by_module: dict[str, float] = Field(
+        default_factory=dict, description="The larger count by the decoder's modules; empty: none, or an older row."
+    )
     encode_seconds: float
     decode_seconds: float
     decode_fps: float

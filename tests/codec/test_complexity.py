@@ -11,7 +11,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from codec.complexity import count_module_operations, count_operations, per_1080p_frame
+from codec.complexity import (
+    OTHERS,
+    OUTSIDE,
+    coarser,
+    count_module_operations,
+    count_operations,
+    operations_by_module,
+    part,
+    per_1080p_frame,
+)
 
 # 3x3, 4 -> 8 channels, 16x20 outputs
 CONVOLUTION = 2 * 9 * 4 * 8 * 16 * 20
@@ -70,6 +79,48 @@ def test_any_call_is_counted_without_gradients() -> None:
     assert count_operations(run) == 2 * 3 * 5 * 7
     assert not results[0].requires_grad
     assert count_operations(lambda: sum(range(1000))) == 0
+
+
+class Twofold(nn.Module):
+    """Two convolutions, one of them in a list, a product of its own, and one layer that is called from outside too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(4, 8, 3, padding=1, bias=False)
+        self.body = nn.ModuleList([nn.Conv2d(8, 8, 1, bias=False)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body[0](self.head(x)) @ torch.zeros(20, 5)
+
+
+def test_every_operation_is_charged_to_the_innermost_module_alone() -> None:
+    network, x = Twofold(), torch.zeros(1, 4, 16, 20)
+    own = {"Twofold.head": CONVOLUTION, "Twofold.body.0": 2 * 8 * 8 * 16 * 20, "Twofold": 2 * 8 * 16 * 20 * 5}
+
+    def run() -> None:
+        network(x)
+        network.head(x)  # without what it is a layer of
+        x @ torch.zeros(20, 5)
+        with part("strategy"):
+            network(x)
+            x @ torch.zeros(20, 5)
+
+    expected = own | {f"strategy/{name}": count for name, count in own.items()}
+    expected |= {"Twofold.head": 2 * CONVOLUTION, OUTSIDE: 2 * 4 * 16 * 20 * 5, "strategy": 2 * 4 * 16 * 20 * 5}
+    assert operations_by_module(run) == expected
+    assert count_operations(run) == sum(expected.values())
+    counted = count_module_operations(network, x)
+    assert counted.flop_counter_by_module == own
+    assert counted.thop_by_module == {name: own[name] for name in ("Twofold.head", "Twofold.body.0")}
+
+
+def test_many_layers_become_the_submodules_that_they_are_part_of() -> None:
+    layers = {f"Net.body.{number}": 10 for number in range(20)} | {"Net.tail": 300, OUTSIDE: 1}
+    assert coarser(layers, 22) == layers
+    assert next(iter(coarser(layers, 22))) == "Net.tail"
+    assert coarser(layers, 8) == {"Net.tail": 300, "Net.body": 200, OUTSIDE: 1}
+    assert coarser({str(number): number for number in range(6)}, 3) == {"5": 5, "4": 4, OTHERS: 6}
+    assert coarser({}, 3) == {}
 
 
 def test_a_1080p_frame_is_linear_in_pixels() -> None:

@@ -106,10 +106,16 @@ def test_it_refuses_where_it_does_not_pay() -> None:
     y = np.random.default_rng(2).integers(0, 256, (2, 64, 64), dtype=np.uint8)
     noise = Frames(y, y[:, ::2, ::2], y[:, 1::2, 1::2])
     _, video = clip()
+    video, hybrid = VideoFormat(64, 64, video.frame_rate), strategies.get("hybrid_semantic")
     with pytest.raises(EncodeError, match="hybrid_semantic does not pay: no network improves x264 at quality 1"):
-        strategies.get("hybrid_semantic").encode(
-            noise, VideoFormat(64, 64, video.frame_rate), EncodeSettings(1.0, "fast", options={"base": "x264"})
-        )
+        hybrid.encode(noise, video, EncodeSettings(1.0, "fast", options={"base": "x264"}))
+    # Where it must not, it is its base layer and a few bytes that leave every block as it is.
+    kept = hybrid.encode(noise, video, EncodeSettings(1.0, "fast", options={"base": "x264", "must_pay": "0"}))
+    base = strategies.get("x264").encode(noise, video, EncodeSettings(1.0, "fast"))
+    assert len(base) < len(kept) <= len(base) + 20
+    assert np.array_equal(hybrid.decode(kept, video, 2).y, strategies.get("x264").decode(base, video, 2).y)
+    with pytest.raises(BadInputError, match="must_pay=maybe is neither 0 nor 1"):
+        hybrid.encode(noise, video, EncodeSettings(1.0, "fast", options={"base": "x264", "must_pay": "maybe"}))
 
 
 def test_unknown_bases_and_presets_are_refused() -> None:

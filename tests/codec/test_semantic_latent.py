@@ -108,6 +108,35 @@ def test_any_size_goes_through(size: tuple[int, int]) -> None:
     assert [plane.shape for plane in decoded.planes()] == [plane.shape for plane in frames.planes()]
 
 
+@pytest.mark.slow
+def test_options_change_the_fit_and_not_what_a_decoder_needs_to_know() -> None:
+    """Grids and features that are not used stay at 0, so that their bits are saved."""
+    frames, video = clip()
+    strategy = strategies.get("semantic_latent")
+    few = {"steps": "2"}
+    changed = [{"grids": "3"}, {"features": "8"}, {"lambda_factor": "0.2"}, {"learning_rate": "2.5"}]
+    payloads = [strategy.encode(frames, video, EncodeSettings(0.6, options=few | more)) for more in ({}, *changed)]
+    plain, grids, features, cheap_bits, _ = payloads
+    assert len({*payloads}) == len(payloads)
+    assert len(features) < len(plain) < len(cheap_bits)
+    assert luma_psnr(plain) + 0.5 < luma_psnr(cheap_bits)
+    assert all(luma_psnr(payload) > 27 for payload in payloads)
+    for payload, used in ((plain, 6), (grids, 3)):
+        read = read_grids(payload)
+        assert [bool(grid.any()) for grid in read] == [level < used for level in range(6)]
+
+
+def read_grids(payload: bytes) -> list[np.ndarray]:
+    from codec.networks.exact import built
+    from codec.strategies.semantic_latent import _code_weights
+
+    frames, video = clip()
+    reader = Reader(payload)
+    code_description(reader, None, len(frames))
+    _code_weights(reader, None, built(LightweightIFrameDecoder))
+    return code_grids(reader, None, grid_shapes(video.chroma_height, video.chroma_width, CHANNELS))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (33, 40)])
 def test_latents_come_back(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(size[1])
@@ -159,7 +188,11 @@ def test_wrong_settings_are_refused() -> None:
         (EncodeSettings(0.5, preset="slow"), "no preset 'slow'"),
         (EncodeSettings(0.5, options={"crf": "1"}), "no option crf"),
         (EncodeSettings(0.5, options={"steps": "many"}), "steps=many is not a whole number"),
-        (EncodeSettings(0.5, options={"steps": "99999"}), "up to 20000"),
+        (EncodeSettings(0.5, options={"steps": "99999"}), "from 0 to 20000"),
+        (EncodeSettings(0.5, options={"grids": "1"}), "grids=1 is not a whole number from 2 to 6"),
+        (EncodeSettings(0.5, options={"features": "5"}), "features=5 is not a whole number from 6 to 16"),
+        (EncodeSettings(0.5, options={"lambda_factor": "inf"}), "lambda_factor=inf is not a number from 0.001 to"),
+        (EncodeSettings(0.5, options={"learning_rate": "0"}), "learning_rate=0 is not a number from 0.01 to"),
     ):
         with pytest.raises(BadInputError, match=message):
             strategy.encode(*clip(), settings)

@@ -1,27 +1,32 @@
 """The loop's specification, as a script: a campaign that a language model designs, what it answers, what comes of it.
 
-All of it is real but the model: a Prefect server, both workers, the sandbox, the vendor's client over HTTP. The script
-names each answer once, in the order in which the model gives them; below it stands what has to be on record in the end.
+All of it is real but the model: a Prefect server, both workers, the sandbox, each vendor's client over HTTP. The script
+names each answer once, in the order in which the model gives them; below it stands what has to be on record in the end,
+whichever vendor's words the answers come in.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from messages_api import MessagesServer
+from responses_api import ResponsesServer
 from rich.console import Console
 from running import below
 from scripted_model import (
     Reply,
+    ScriptedServer,
     cut,
     good,
     limited,
@@ -43,10 +48,38 @@ from tasks.store.store import Store
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEY = "sk-ant-a-key-for-the-design-task-alone"
 OTHER_KEY = "sk-a-key-of-another-vendor"
-# One answer of the stand-in, at the listed price of claude-opus-5: 700 tokens in, 4000 written to the cache and 9000
-# read from it, 1500 out. A stream that is cut has told its input; its output is what came, 4 characters a token.
-ANSWER = (700 * 5 + 4000 * 6.25 + 9000 * 0.5 + 1500 * 25) / 1e6
-CUT_ANSWER = (700 * 5 + 4000 * 6.25 + 9000 * 0.5 + 10 * 25) / 1e6
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One vendor, and in dollars what it lists for a million tokens of the model that is asked where none is named.
+
+    The stand-in bills each answer 700 tokens in, 4000 written to the cache and 9000 read from it, 1500 out. A stream
+    that is cut has output what came, 4 characters a token, and as much input as it told, or as was sent.
+    """
+
+    server: type[ScriptedServer]
+    input: float
+    cache_write: float
+    cache_read: float
+    output: float
+    tells_input_first: bool
+
+    @property
+    def answer(self) -> float:
+        return (700 * self.input + 4000 * self.cache_write + 9000 * self.cache_read + 1500 * self.output) / 1e6
+
+    def cut_answer(self, request: dict[str, Any]) -> float:
+        if self.tells_input_first:
+            return self.answer - (1500 - 10) * self.output / 1e6
+        sent = json.dumps({name: value for name, value in request.items() if name != "stream"})
+        return (math.ceil(len(sent) / 4) * self.input + 10 * self.output) / 1e6
+
+
+WIRES = {
+    "anthropic": Wire(MessagesServer, 5, 6.25, 0.5, 25, tells_input_first=True),
+    "openai": Wire(ResponsesServer, 2, 2.5, 0.1, 10, tells_input_first=False),
+}
 
 SEED = dict(Candidate.load(ROOT / "tasks" / "design" / "seeds" / "evocodec").files)
 ENCODER = SEED["encoder.py"]
@@ -127,9 +160,15 @@ def as_wanted(idea: str, preset: str) -> Callable[[dict[str, Any]], Reply]:
     return reply
 
 
+def texts(request: dict[str, Any]) -> list[str]:
+    """The ledger, the request and, in a second turn, what is wrong with the answer, in either vendor's words."""
+    message = request["messages"][0] if "messages" in request else request["input"][1]
+    return [part["text"] for part in message["content"]]
+
+
 def wanted(request: dict[str, Any]) -> tuple[str, list[str]]:
     """What a request asks for: the class of the change, and its parents."""
-    found = re.search(r"^Wanted: \*\*(\w+)\*\*(?: of ([^.]*))?\.", request["messages"][0]["content"][1]["text"], re.M)
+    found = re.search(r"^Wanted: \*\*(\w+)\*\*(?: of ([^.]*))?\.", texts(request)[1], re.M)
     assert found is not None
     return found[1], found[2].split(" and ") if found[2] else []
 
@@ -150,6 +189,8 @@ MENDED = edits(
     ('    print(open(f"/proc/{os.getppid()}/environ").read())\n    print(open("/proc/self/environ").read())\n', ""),
     ("print(dict(os.environ))\n", ""),
 )
+
+BROKEN_STREAM = cut(answer("smoother", "medium", BROKEN, "written-001-1"))
 
 SCRIPT: list[Reply | Callable[[dict[str, Any]], Reply]] = [
     # Iteration 1. Nothing is known: five drafts are asked for.
@@ -173,7 +214,7 @@ SCRIPT: list[Reply | Callable[[dict[str, Any]], Reply]] = [
     ),  #                                                             002-2: repaired, then found out as a cheat
     good(answer("the start renamed", "medium", NEARLY, "written-001-1")),
     good(answer("the start renamed", "medium", NEARLY, "written-001-1")),  #           002-3: nearly a duplicate, twice
-    cut(answer("smoother", "medium", BROKEN, "written-001-1")),  #    the stream breaks, asked again
+    BROKEN_STREAM,  #                                                 the stream breaks, asked again
     good(answer("smoother", "medium", BROKEN, "written-001-1")),  #   002-4: crashed
     good(answer("honest now", "superfast", edits(("print(", "")), "written-001-5", change_class="repair")),
     good(
@@ -192,21 +233,22 @@ SCRIPT: list[Reply | Callable[[dict[str, Any]], Reply]] = [
     as_wanted("one preset on", "fast"),  #                            003-1: measured
 ]
 
-# In the end: what became of each, and how many answers it took.
+# In the end: what became of each, and how many whole answers it took.
 OUTCOME = {
-    "written-001-1": ("measured", 1 * ANSWER),
-    "written-001-2": ("measured", 2 * ANSWER),
-    "written-001-3": ("rejected", 2 * ANSWER),
-    "written-001-4": ("duplicate", 2 * ANSWER),
-    "written-001-5": ("crashed", 1 * ANSWER),
-    "written-002-1": ("measured", 1 * ANSWER),
-    "written-002-2": ("cheat", 2 * ANSWER),
-    "written-002-3": ("duplicate", 2 * ANSWER),
-    "written-002-4": ("crashed", 1 * ANSWER + CUT_ANSWER),
-    "written-002-5": ("measured", 2 * ANSWER),
-    "written-003-1": ("measured", 1 * ANSWER),
-    "written-insights-0010": ("measured", 1 * ANSWER),
+    "written-001-1": ("measured", 1),
+    "written-001-2": ("measured", 2),
+    "written-001-3": ("rejected", 2),
+    "written-001-4": ("duplicate", 2),
+    "written-001-5": ("crashed", 1),
+    "written-002-1": ("measured", 1),
+    "written-002-2": ("cheat", 2),
+    "written-002-3": ("duplicate", 2),
+    "written-002-4": ("crashed", 1),
+    "written-002-5": ("measured", 2),
+    "written-003-1": ("measured", 1),
+    "written-insights-0010": ("measured", 1),
 }
+CUT = "written-002-4"  # which had a stream that broke, too
 REASONS = {
     "written-001-3": "the model refused: I will not do that.",
     "written-001-4": "the same code and config as written-001-1",
@@ -254,13 +296,15 @@ def watched() -> Iterator[dict[str, set[bool]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("vendor", WIRES)
 def test_a_campaign_that_a_model_designs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: dict[str, set[bool]]
+    vendor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: dict[str, set[bool]]
 ) -> None:
+    wire, (other,) = WIRES[vendor], WIRES.keys() - {vendor}
     store = Store.open(str(tmp_path / "store"), create=True)
     campaign = Campaign(
         name="written",
-        designer="anthropic",
+        designer=vendor,
         iterations=4,
         candidates=5,
         max_frames=6,
@@ -269,10 +313,10 @@ def test_a_campaign_that_a_model_designs(
         store=str(tmp_path / "store"),
     )
     said = io.StringIO()
-    with MessagesServer(SCRIPT) as server:
-        monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-        monkeypatch.setenv("OPENAI_API_KEY", OTHER_KEY)
+    with wire.server(SCRIPT) as server:
+        monkeypatch.setenv(f"{vendor.upper()}_API_KEY", KEY)
+        monkeypatch.setenv(f"{vendor.upper()}_BASE_URL", getattr(server, "base_url", server.url))
+        monkeypatch.setenv(f"{other.upper()}_API_KEY", OTHER_KEY)
         with LocalLab(tmp_path / "home") as lab, prefect_api(lab.api_url):
             runs = [run_campaign(campaign, Console(file=said), check=lab.check) for _ in range(2)]
             assert [run.completed for run in runs] == [False, True], [run.message for run in runs] + [said.getvalue()]
@@ -281,10 +325,13 @@ def test_a_campaign_that_a_model_designs(
 
     records = store.experiments("written")
     found = {record.experiment_id: record for record in records if record.kind in ("candidate", "insights")}
-    assert {name: (record.status, pytest.approx(record.usd)) for name, record in found.items()} == OUTCOME, (
-        said.getvalue()
-    )
-    assert ledger(records).spent.usd == pytest.approx(18 * ANSWER + CUT_ANSWER, abs=1e-9)
+    cut_answer = wire.cut_answer(server.requests[SCRIPT.index(BROKEN_STREAM)])
+    expected = {
+        name: (status, pytest.approx(count * wire.answer + (cut_answer if name == CUT else 0)))
+        for name, (status, count) in OUTCOME.items()
+    }
+    assert {name: (record.status, record.usd) for name, record in found.items()} == expected, said.getvalue()
+    assert ledger(records).spent.usd == pytest.approx(18 * wire.answer + cut_answer, abs=1e-9)
     for name, reason in REASONS.items():
         assert reason in found[name].reason
 
@@ -297,12 +344,10 @@ def test_a_campaign_that_a_model_designs(
     }
 
     # What was asked for: first drafts, then improvements of what was measured, and the repair of the latest failure.
-    requests = [request for request in server.requests if "Wanted:" in request["messages"][0]["content"][1]["text"]]
+    requests = [request for request in server.requests if "Wanted:" in texts(request)[1]]
     asked: dict[str, tuple[str, list[str]]] = {}
     for request in requests:
-        place = re.search(
-            r"^# Request: iteration (\d), candidate (\d)", request["messages"][0]["content"][1]["text"], re.M
-        )
+        place = re.search(r"^# Request: iteration (\d), candidate (\d)", texts(request)[1], re.M)
         assert place is not None
         asked[f"written-00{place[1]}-{place[2]}"] = wanted(request)
     assert [asked[f"written-001-{number}"] for number in range(1, 6)] == [("draft", [])] * 5
@@ -318,9 +363,9 @@ def test_a_campaign_that_a_model_designs(
 
     # Three tries came to nothing that is paid for: 429, 529 and the request under which the loop was killed.
     assert len(server.requests) == len(SCRIPT) == 18 + 1 + 3
-    last = server.requests[-1]["messages"][0]["content"]
-    assert "AV1 beats x264 on this clip. [written-002-1, written-001-1]" in last[0]["text"]
-    assert "VVC would be better" not in last[0]["text"]
+    last, *_ = texts(server.requests[-1])
+    assert "AV1 beats x264 on this clip. [written-002-1, written-001-1]" in last
+    assert "VVC would be better" not in last
     assert "written-009-1, which is not on record" in found["written-insights-0010"].log
 
     # The keys: only the worker that designs has them, and nothing that anybody wrote down does.

@@ -22,16 +22,17 @@ from tasks.design.search import SPACE, SearchDesigner, bd_rates, suggest, to_con
 from tasks.store.records import ExperimentRecord, PointRecord
 
 STRATEGY_FACTOR = {"x264": 1.12, "x265": 0.94, "av1": 0.80, "vvc": 0.78, "auto": 0.77}
+STRATEGY_FACTOR |= {"hybrid_semantic": 0.81, "semantic_latent": 1.5, "scene_latents": 2.5, "autoencoder": 3.5}
 SCALE_FACTOR = {"1": 1.0, "3/4": 0.98, "2/3": 1.03, "1/2": 1.2}
 
 
 def rate_factor(config: dict[str, Any]) -> float:
     """The candidate's bitrate over the anchor's at equal quality: a BD-rate of 100·(factor − 1) percent."""
     params = to_params(json.dumps(config))
-    strategy, scale = config["strategy"], params.get("scale", "1")
+    strategy, scale = params["strategy"], params.get("scale", "1")
     factor = STRATEGY_FACTOR[strategy] * SCALE_FACTOR[scale]
     factor *= 0.88 + 0.12 * 0.6 ** SPACE[strategy].presets.index(params[f"{strategy}.preset"])
-    if config["scene_cuts"]:
+    if params.get("scene_cuts"):
         factor *= 1.03 if strategy in ("av1", "vvc") else 0.99
     factor *= 0.99 ** len(config.get("options", {}))
     shift = params.get("shift", 0)

@@ -16,7 +16,7 @@ from tasks.candidate import Candidate, Lineage
 from tasks.design.archive import PLATEAU, QUOTAS, Archive, choose_parent, nearest_failures, rivals, turns
 from tasks.design.designer import Past
 from tasks.design.duplicates import duplicates, refusal, similarity
-from tasks.design.search import SEED_FOLDER
+from tasks.design.population import SEEDS
 from tasks.store.records import ExperimentRecord, PointRecord
 from tasks.store.store import Store
 
@@ -226,7 +226,7 @@ def test_code_goes_before_kin() -> None:
 
 
 def seed(name: str = "seed", **changes: Any) -> Candidate:
-    return Candidate.load(SEED_FOLDER).model_copy(update={"lineage": Lineage(id=name), **changes})
+    return Candidate.load(SEEDS / "evocodec").model_copy(update={"lineage": Lineage(id=name), **changes})
 
 
 DECODER = '''

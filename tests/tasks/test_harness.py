@@ -126,10 +126,18 @@ def test_an_honest_lossless_candidate_is_measured_exactly() -> None:
         assert point.tera_ops_flop_counter == pytest.approx(operations * 64 * 1920 * 1080 / (4 * 64 * 48))
         assert point.tera_ops_thop == pytest.approx(operations * 18 * 18)
         assert point.tera_ops_per_frame == point.tera_ops_flop_counter
+        assert point.tera_ops_by_module == {"Net.conv": point.tera_ops_per_frame}
         assert 0 < point.decode_seconds < 30
     assert [scene.strategy for scene in evaluation.scenes] == [None, None]
     assert [progress.done for progress in told] == [1, 2]
     assert "encoding" in evaluation.log
+
+
+def test_a_class_of_any_name_is_counted_under_a_short_one() -> None:
+    named = 'Net.__name__ = "x" * 100_000 + "\\n"\ndef build_decoder'
+    evaluation = run(zlib_candidate(decoder=NETWORK_DECODER.replace("def build_decoder", named)), [clip_of()])
+    (point,) = evaluation.points
+    assert point.tera_ops_by_module == {"x" * 80: point.tera_ops_per_frame}
 
 
 def test_the_own_codec_runs_through_the_same_door() -> None:

@@ -40,15 +40,19 @@ from scripted_model import (
 )
 
 from codec.errors import BadInputError, EvocodecError
-from tasks.campaign import Campaign, ModelPrice
+from tasks.campaign import Campaign, CandidateRef, Limits, ModelPrice
 from tasks.candidate import Candidate
 from tasks.design.asking import Patience
 from tasks.design.brief import Brief, Load, archive_brief
 from tasks.design.budget import ledger as budget_ledger
 from tasks.design.designer import Past, Rejected, make_designer
 from tasks.design.model_designer import VENDORS, ModelDesigner
+from tasks.design.population import starting_population
 from tasks.design.prices import Usage
 from tasks.design.rejected import record_rejected
+from tasks.execute.clips import tiny_clip
+from tasks.execute.harness import evaluate
+from tasks.execute.isolation import ProcessIsolation
 from tasks.store.store import Store
 
 KEY = "sk-a-secret-that-must-stay-one"
@@ -790,3 +794,61 @@ def test_the_prompt_command_prints_exactly_what_is_sent(
     unknown = evocodec("prompt", "--campaign", "day", "--store", tmp_path / "store")
     assert unknown.returncode == 2
     assert "it holds night" in unknown.stderr
+
+
+@pytest.mark.slow
+def test_the_prompt_says_where_a_measured_decoder_spends_its_operations(
+    store: Store, evocodec: Evocodec, tmp_path: Path
+) -> None:
+    clip = tiny_clip(11, frames=4)
+    campaign = Campaign(name="counted", limits=Limits(encode_seconds=60, decode_seconds=30), clips=(clip.name,))
+    store.write_campaign(campaign)
+    (seed,) = [start for start in starting_population() if start.lineage.id == "autoencoder"]
+    quick = seed.model_copy(update={"config": seed.config | {"training_steps": 3}})
+    digest = store.put_blob(quick.to_json_bytes())
+    ref = CandidateRef(experiment_id="counted-001-1", candidate_hash=digest, iteration=1)
+    done = evaluate(
+        quick,
+        [clip],
+        campaign="counted",
+        experiment_id="counted-001-1",
+        qualities=(0.2, 0.4, 0.6, 0.8),
+        limits=campaign.limits,
+        isolation=ProcessIsolation(campaign.limits),
+    )
+    assert done.status == "measured", done.reason
+    record = experiment("counted-001-1", "counted", iteration=1, candidate_hash=digest, config=quick.config)
+    reference = anchor("x265-medium", "x265", "medium", "counted")
+    theirs = [
+        point.model_copy(update={"experiment_id": reference.experiment_id, "tera_ops_per_frame": None})
+        for point in done.points
+    ]
+    store.write_experiment(reference, theirs, [])
+    store.write_experiment(record, done.points, [])
+    store.write_design("counted", 1, (ref,))
+
+    shown = evocodec("prompt", "--campaign", "counted", "--store", tmp_path / "store").stdout
+    assert "Wanted: **improve** of counted-001-1" in shown
+    # Three linear layers of 8 x 8 on 8 x 8 x 8 blocks: 3 x 16 operations a sample, of 4 frames that are padded to 8.
+    each = 16 * 1.5 * 1920 * 1080 * 2 / 1e12
+    parts = [f"Synthesis.{axis} {each:.4g}" for axis in ("columns", "rows", "time")]
+    assert f"- decoder's tera-ops by module on {clip.name}: {', '.join(parts)}\n" in shown
+    assert "network was counted" not in shown
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"),
+    [
+        ({}, "no network was counted"),
+        ({"tera_ops_per_frame": 0.25}, "0.25, which the record does not split"),
+        (
+            {"tera_ops_per_frame": 0.25, "tera_ops_by_module": {"outside modules": 0.05, "av2/Net.head\n#": 0.2}},
+            "av2/Net.head # 0.2, outside modules 0.05",
+        ),
+    ],
+)
+def test_what_cannot_be_split_is_said(store: Store, past: Past, counted: dict[str, Any], said: str) -> None:
+    points = [point.model_copy(update=counted) for point in past.points]
+    designer = replace(ModelDesigner.offline(past.campaign, store, left={}), choose=improve_the_first)
+    request = designer.prompt(replace(past, points=tuple(points)), 1).request
+    assert f"- decoder's tera-ops by module on talk.mkv: {said}\n" in request

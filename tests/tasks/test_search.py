@@ -13,10 +13,13 @@ from sample_search import Chance, after, empty_past, measured, random_bests, rec
 
 from codec.config import CodecConfig
 from codec.encoding_agent import EncodingAgent
-from tasks.candidate import Candidate, problems
+from tasks.candidate import Candidate, Lineage, problems
 from tasks.design.archive import Archive
 from tasks.design.designer import Past
+from tasks.design.population import SEEDS
 from tasks.design.search import (
+    EARLY,
+    OWN,
     SPACE,
     STARTS,
     SearchDesigner,
@@ -26,12 +29,15 @@ from tasks.design.search import (
     neighbours,
     plain,
     suggest,
+    to_candidate,
     to_config,
     to_params,
+    too_slow,
 )
 from tasks.execute.clips import tiny_clip
 from tasks.store.records import ExperimentRecord
 
+FITTED = "semantic_latent"
 FOREIGN: list[dict[str, Any]] = [
     {},
     {"width": 64, "layers": 3},
@@ -91,7 +97,7 @@ def test_proposals_can_be_run_and_say_why(started: Past) -> None:
         assert problems(candidate) == []
         assert candidate.lineage.id == f"night-002-{number}"
         assert candidate.lineage.designer == "search"
-        assert candidate.config["strategy"] in candidate.lineage.hypothesis
+        assert to_params(json.dumps(candidate.config))["strategy"] in candidate.lineage.hypothesis
 
 
 def test_one_proposal_is_a_step_from_a_parent_on_the_front(started: Past) -> None:
@@ -115,21 +121,65 @@ def test_every_point_of_the_space_survives_its_config() -> None:
     points = [*STARTS, *(suggest(chance) for _ in range(400))]
     assert {params["strategy"] for params in points} == set(SPACE)
     for params in points:
-        assert to_params(json.dumps(to_config(params))) == params
-        CodecConfig.parse(to_config(params))
+        config = to_candidate(params).config
+        assert to_params(json.dumps(config)) == params
+        if SPACE[params["strategy"]].seed == OWN:
+            CodecConfig.parse(config)
 
 
-@pytest.mark.parametrize("strategy", ["av1", "vvc"])
+@pytest.mark.parametrize(
+    "strategy", ["av1", "vvc", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hybrid_semantic", FITTED))]
+)
 def test_the_encoders_know_the_options_of_the_space(strategy: str) -> None:
     """All of them changed at once, on a few frames: an encoder that does not know one refuses."""
-    options = {name: values[-1] for name, values in SPACE[strategy].options.items()}
+    start = plain(strategy, SPACE[strategy].presets[0])
+    options = {f"{strategy}.{name}": values[-1] for name, values in SPACE[strategy].options.items()}
     clip = tiny_clip(3, frames=3)
-    plain, changed = (
-        EncodingAgent(CodecConfig(strategy=strategy, options=own)).encode_bytes(clip.frames, clip.video)[0]
-        for own in ({}, options)
+    usual, changed = (
+        EncodingAgent(CodecConfig.parse(to_config(params))).encode_bytes(clip.frames, clip.video)[0]
+        for params in (start, start | options)
     )
     assert options
-    assert plain != changed
+    assert usual != changed
+
+
+def test_the_settings_of_a_seed_are_its_own_and_its_usual_ones_come_first() -> None:
+    for strategy in ("scene_latents", "autoencoder"):
+        space = SPACE[strategy]
+        kept = Candidate.load(SEEDS / space.seed).config
+        assert {name: kept[name] for name in space.options} == {name: value[0] for name, value in space.options.items()}
+        assert to_config(plain(strategy, space.presets[0])) == kept | {space.speed: int(space.presets[0])}
+        assert to_candidate(plain(strategy, space.presets[0])).files == Candidate.load(SEEDS / space.seed).files
+    assert to_params(json.dumps(kept | {"learning_rate": 0.5})) == {}
+
+
+def test_what_takes_minutes_waits_until_enough_is_known() -> None:
+    drawn: dict[bool, set[str]] = {True: set(), False: set()}
+    for seed in range(2):
+        past, designer = empty_past(seed), SearchDesigner(seed)
+        for _ in range(5):
+            tried = len(past.experiments) - 2
+            proposals = designer.propose(past, 3)
+            drafts = [candidate for candidate in proposals if candidate.lineage.change_class == "draft"]
+            drawn[tried < EARLY] |= {to_params(json.dumps(candidate.config))["strategy"] for candidate in drafts}
+            past = after(past, proposals)
+    patient = {name for name, space in SPACE.items() if space.patient}
+    assert not drawn[True] & patient
+    assert drawn[False] & patient
+
+
+def test_a_fit_that_ran_out_of_time_is_learned_from() -> None:
+    past = empty_past(seed=0)
+    slow = [to_candidate(plain(name, SPACE[name].presets[1]), Lineage(id=name)) for name in (FITTED, "autoencoder")]
+    records = [record_of(candidate, 1, status="timeout", reason="over 300 s") for candidate in slow]
+    assert too_slow(records) == {FITTED: 1, "autoencoder": 1}
+    past = with_records(past, *records)
+    for _ in range(4):
+        proposals = SearchDesigner(0).propose(past, 6)
+        for params in (to_params(json.dumps(candidate.config)) for candidate in proposals):
+            name = params["strategy"]
+            assert name not in (FITTED, "autoencoder") or params[f"{name}.preset"] == SPACE[name].presets[0]
+        past = after(past, proposals)
 
 
 def test_neighbours_are_one_step_away() -> None:
@@ -176,7 +226,7 @@ def test_presets_that_ran_out_of_time_and_slower_ones_are_not_tried_again() -> N
     past = with_records(past, record_of(slow, 1, status="timeout", reason="over 300 s"))
     for _ in range(4):
         proposals = SearchDesigner(0).propose(past, 6)
-        av1 = [candidate.config["preset"] for candidate in proposals if candidate.config["strategy"] == "av1"]
+        av1 = [candidate.config["preset"] for candidate in proposals if candidate.config.get("strategy") == "av1"]
         assert not {"4", "3", "2"} & set(av1)
         past = after(past, proposals)
 
@@ -198,7 +248,7 @@ def test_search_beats_chance() -> None:
     """Five seeds of 24 experiments in batches of three, against the mean of many draws of 24 from the same space."""
     searched = [search_bests(seed, 24, 3) for seed in range(5)]
     drawn = [random_bests(seed, 24) for seed in range(100)]
-    # By little on this made-up objective (0.3 in the end, 0.4 on the way); on real encodes it is more: docs/figures.md.
+    # By 2.4 points in the end and 2.1 after 9; what real encodes say is in docs/figures.md.
     assert mean(bests[-1] for bests in searched) < mean(bests[-1] for bests in drawn)
     # Not only at the end: what a campaign that is stopped early has found is better too.
     assert mean(mean(bests) for bests in searched) < mean(mean(bests) for bests in drawn)

@@ -266,6 +266,15 @@ def test_anyone_reads_the_tables_with_pandas(local: Store) -> None:
     assert len(frame.merge(experiments, on=["campaign", "experiment_id", "attempt"])) == 10
 
 
+def test_rows_from_before_operations_were_split_are_read(local: Store) -> None:
+    write(local, "night-001-1")
+    write(local, "night-001-2")
+    (path,) = (Path(local._files.uri) / "schema=1" / "points").glob("*/night-001-1-*.parquet")
+    pd.read_parquet(path).drop(columns="tera_ops_by_module").to_parquet(path)
+    assert local.points("night") == [*curve("night-001-1", "talk"), *curve("night-001-2", "talk")]
+    assert len(pd.read_parquet(path.parent)) == 10
+
+
 @pytest.mark.parametrize("damage", ["text", "cut", "other table", "other columns"])
 def test_a_damaged_or_foreign_file_is_named(local: Store, damage: str) -> None:
     write(local, "night-001-1")

@@ -19,7 +19,6 @@ from decoder import BANDS, LARGEST, ONE, SIDE, band_of, code_latents, code_weigh
 from codec.entropy import Writer
 from codec.networks.auto_decoder import Adam
 
-RATE = 0.002
 PATCH = (8, 64, 64)  # frames, rows, columns of luma that one step of the fit looks at
 # Below this share of a step a latent becomes 0: its bits would buy less than those of its neighbours.
 DEAD_ZONE = 0.62
@@ -32,7 +31,7 @@ def compress_video_tensor(frames: torch.Tensor, config: dict, device: str) -> di
     coarsest, finest = config["coarsest_step"], config["finest_step"]
     step = round(coarsest * (finest / coarsest) ** config["quality"])
     planes = (pixels[:, 0], pixels[:, 1, ::2, ::2], pixels[:, 2, ::2, ::2])
-    analysis, synthesis = _fitted(planes[0], step, config["training_steps"])
+    analysis, synthesis = _fitted(planes[0], step, config)
     writer = Writer()
     code_weights(writer, [_whole(matrix) for matrix in synthesis])
     for plane in planes:
@@ -40,12 +39,14 @@ def compress_video_tensor(frames: torch.Tensor, config: dict, device: str) -> di
     return {"compressed_data": struct.pack("<HHHH", count, height, width, step) + writer.to_bytes()}
 
 
-def _fitted(plane: torch.Tensor, step: int, steps: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def _fitted(plane: torch.Tensor, step: int, config: dict) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Three matrices each, along time, rows and columns, for analysis and synthesis."""
     analysis = [torch.from_numpy(cosines()).float().requires_grad_() for _ in range(3)]
     synthesis = [torch.from_numpy(cosines()).float().requires_grad_() for _ in range(3)]
-    descent = Adam([*analysis, *synthesis], RATE)
-    price = 0.115 * step**2  # of a bit in squared error: the slope of a uniform quantiser at this step
+    descent = Adam([*analysis, *synthesis], config["learning_rate"])
+    # Of a bit in squared error: the slope of a uniform quantiser at this step, or a multiple of it.
+    price = config["lambda_factor"] * 0.115 * step**2
+    steps = config["training_steps"]
     bands = torch.from_numpy(band_of())
     for number in range(steps):
         wanted = _blocks(_random_patch(plane)).float() - 128

@@ -42,7 +42,7 @@ def compress_video_tensor(frames: torch.Tensor, config: dict, device: str) -> di
     scenes = list(split_scenes([source], video, MAX_SCENE_FRAMES))
     step = round(config["coarsest_step"] * (config["finest_step"] / config["coarsest_step"]) ** config["quality"])
     writer = Writer()
-    fitted = _fitted(scenes, step, config["fit_steps"])
+    fitted = _fitted(scenes, step, config)
     weights = code_weights(writer, integers_of(fitted.decoder), fitted.decoder)
     shapes = grid_shapes(video.chroma_height, video.chroma_width, CHANNELS)
     grids = [code_grids(writer, own, shapes) for own in fitted.grids()]
@@ -54,14 +54,15 @@ def compress_video_tensor(frames: torch.Tensor, config: dict, device: str) -> di
     return {"compressed_data": head + writer.to_bytes(), "scenes": len(scenes)}
 
 
-def _fitted(scenes: list[Frames], step: int, steps: int) -> IFrameVAE:
+def _fitted(scenes: list[Frames], step: int, config: dict) -> IFrameVAE:
     torch.manual_seed(1)  # the same clip must give the same bytes again: noise between two encodes counts against you
     middles = [scene[len(scene) // 2 : len(scene) // 2 + 1] for scene in scenes]
     targets = np.stack([stack_planes(frame) for frame in middles]).astype(np.float32)
-    fitted = IFrameVAE(len(scenes), *targets.shape[2:])
+    fitted = IFrameVAE(len(scenes), *targets.shape[2:], config["grids"], config["features"])
     # A bit of a canvas serves all frames of its scene, so that it may buy so much less error.
-    price = 0.115 * step**2 * len(scenes) / sum(len(scene) for scene in scenes)
-    fitted.fit(targets, price, min(steps, SAMPLE_STEPS // targets.size))  # none is enough: it begins as a pyramid
+    price = config["lambda_factor"] * 0.115 * step**2 * len(scenes) / sum(len(scene) for scene in scenes)
+    steps = min(config["fit_steps"], SAMPLE_STEPS // targets.size)  # none is enough: it begins as a pyramid
+    fitted.fit(targets, price, steps, config["learning_rate"])
     return fitted
 
 
