@@ -36,21 +36,26 @@ SMALL_SIDE = 480
 CORNERS, CORNER_DISTANCE, FEWEST_CORNERS = 200, 7, 12
 # Of the corners followed, so many must agree on one motion within so many samples.
 AGREEING, REACH = 0.6, 1.0
-# Of a small frame's blocks, so many may differ by more than noise from another frame moved onto it.
-MOST_OTHER_BLOCKS = 0.03
+# Of a small frame's blocks, so many may differ by more than noise from another frame moved onto it: none do where only
+# the camera moves; talking heads begin at 0.8%, a street or a toy train at 4%.
+MOST_OTHER_BLOCKS = 0.004
 LOOKS, LOOK_AHEAD = 3, 4
 # A camera that moves less than this between the first and the last frame stands: small samples.
 LEAST_MOTION = 0.3
 ALIGNED_SAMPLES = 20_000
 ROUNDS, PRECISION = 12, 0.003
 # Fewer known samples, or less of the still's contrast, and a frame tells nothing of its motion.
-FEWEST_SAMPLES, LEAST_CONTRAST = 100, 0.1
+FEWEST_SAMPLES, LEAST_CONTRAST, LEAST_KNOWN = 100, 0.1, 0.05
 # From so many frames the still is made: with more, noise is no longer what it lacks.
-AVERAGED = 40
-BACK_PROJECTIONS = 2
+AVERAGED = 32
+# Steps longer than what is lacking still converge, and sooner: the filters only ever weaken.
+BACK_PROJECTIONS, STRIDE = 3, 1.5
 # Gains and offsets (in grey levels) nearer to none than this are the noise of the fit.
 PLAIN_GAIN, PLAIN_OFFSET = 0.02, 2.0
 BLUR_REACH = 5
+# How far beyond its edges, repeated, a frame says something of the still: as far as the decoder's filter reaches.
+RING = 4
+TRUST = np.array([0, *[1e-3] * 254, 1], np.float32)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def describe_views(frames: Frames, video: VideoFormat, quality: float) -> Seen:
     poses, shape = _centred(_path(frames, video), video)
     chosen = np.unique(np.linspace(0, len(frames) - 1, AVERAGED).round().astype(int))
     total, weight = _sums(frames.y, chosen, poses, video, shape, 0)
-    template = _Template(total / np.maximum(weight, 1e-6), weight > 0)
+    template = _Template(total / np.maximum(weight, 1e-6), weight >= LEAST_KNOWN)
     poses = [template.align(frames.y[index], pose) for index, pose in enumerate(poses)]
     poses, shape = _centred(_levelled(poses), video)
     poses, steps = _stepped(poses, video)
@@ -93,23 +98,31 @@ def describe_views(frames: Frames, video: VideoFormat, quality: float) -> Seen:
 
 
 def require_camera(frames: Frames) -> None:
-    """Raise EncodeError unless one affine motion explains a few frames from the ones before, and is one."""
-    ahead = min(LOOK_AHEAD, len(frames) - 1)
-    for start in np.unique(np.linspace(0, len(frames) - 1 - ahead, LOOKS).astype(int)):
+    """Raise EncodeError unless the camera moves, and one affine motion explains a few frames from ones before."""
+    last, ahead = len(frames) - 1, min(LOOK_AHEAD, len(frames) - 1)
+    for start in np.unique(np.linspace(0, last - ahead, LOOKS).astype(int)):
         one, other = _small(frames.y[start]), _small(frames.y[start + ahead])
         found = _followed(other, one)
-        if found is None:
-            continue
-        matrix, agreeing = found
-        if agreeing < AGREEING:
-            raise EncodeError(f"procedural: no camera's motion, only {agreeing:.0%} of the corners agree on one")
-        others = _other_blocks(one, other, matrix)
-        if others > MOST_OTHER_BLOCKS:
-            raise EncodeError(f"procedural: more moves than the camera, {others:.1%} of the blocks do not fit")
-    first, last = _small(frames.y[0]), _small(frames.y[-1])
-    found = _followed(last, first)
-    if found and found[1] >= AGREEING and _reach(found[0] - np.eye(2, 3), last.shape) < LEAST_MOTION:
+        if found:
+            _require_agreement(found[1])
+            _require_fit(one, other, found[0])
+    one, other = _small(frames.y[0]), _small(frames.y[last])
+    found = _followed(other, one)
+    # Where they do not agree, the camera may have gone too far to be followed at once.
+    if found and found[1] >= AGREEING and _reach(found[0] - np.eye(2, 3), one.shape) < LEAST_MOTION:
         raise EncodeError("procedural: the camera stands still")
+
+
+def _require_agreement(agreeing: float) -> None:
+    if agreeing < AGREEING:
+        raise EncodeError(f"procedural: no camera's motion, only {agreeing:.0%} of the corners agree on one")
+
+
+def _require_fit(one: _Array, other: Plane, matrix: _Array) -> None:
+    """Raise EncodeError where the picture `one`, moved and brought to its level, does not show what `other` does."""
+    others = _other_blocks(one, other, matrix)
+    if others > MOST_OTHER_BLOCKS:
+        raise EncodeError(f"procedural: more moves than the camera, {others:.1%} of the blocks do not fit")
 
 
 def _reach(matrix: _Array, shape: tuple[int, ...]) -> float:
@@ -147,7 +160,7 @@ def _other_blocks(one: Plane, other: Plane, matrix: _Array) -> float:
     size = other.shape[::-1]
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(one, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-    known = cv2.warpAffine(np.ones(one.shape, np.float32), matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    known = cv2.warpAffine((one > 0).astype(np.float32), matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     inside = known > 0.99
     if not inside.any():
         return 1.0
@@ -177,8 +190,7 @@ def _path(frames: Frames, video: VideoFormat) -> list[Pose]:
             near = index + (1 if index < middle else -1)
             found = _followed(small[index], small[near])
             if found:
-                if found[1] < AGREEING:
-                    raise EncodeError(f"procedural: frame {index} does not follow from its neighbour by one motion")
+                _require_agreement(found[1])
                 step = np.vstack([found[0], [0, 0, 1]])
             matrices[index] = matrices[near] @ step
     little = VideoFormat(width, height, video.frame_rate)
@@ -197,11 +209,13 @@ def _along_mosaic(small: Sequence[Plane], poses: Sequence[Pose], video: VideoFor
         for index in order:
             pose = replace(done[index], motion=done[index].motion + drift)
             if index != middle:
-                aligned = _Template(total / np.maximum(weight, 1e-6), weight > 0).align(small[index], pose)
+                aligned = _Template(total / np.maximum(weight, 1e-6), weight >= LEAST_KNOWN).align(small[index], pose)
                 drift += aligned.motion - pose.motion
                 pose = aligned
             done[index] = pose
             matrix = _matrix(pose.motion, video, shape, 0)
+            if index != middle and index % LOOK_AHEAD == 0:
+                _require_fit(total / np.maximum(weight, 1e-6), small[index], matrix)
             _add(total, weight, small[index] - np.float32(pose.offset), pose.gain, matrix)
     return done
 
@@ -326,10 +340,13 @@ def _add(total: _Array, weight: _Array, picture: _Array, gain: float, matrix: _A
     """Add to the sums what a picture, `gain` times the still, says of it: by the square of its gain."""
     size = total.shape[::-1]
     scaled = (picture * np.float32(gain)).astype(np.float32)
-    there = cv2.warpAffine(scaled, matrix, size, flags=cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
-    inside = cv2.warpAffine(np.ones(picture.shape, np.float32), matrix, size, flags=cv2.INTER_LINEAR) > 0.999
-    total += np.where(inside, there, 0)
-    weight += inside * np.float32(gain**2)
+    there = cv2.warpAffine(scaled, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    # One where the frame lies; next to nothing in a ring around it, for what no other frame shows.
+    mask = np.pad(np.full(picture.shape, 255, np.uint8), RING, constant_values=1)
+    ringed = np.column_stack([matrix[:, :2], matrix[:, 2] - matrix[:, :2].sum(axis=1) * RING])
+    trust = TRUST[cv2.warpAffine(mask, ringed, size, flags=cv2.INTER_LINEAR)]
+    total += trust * there
+    weight += trust * np.float32(gain**2)
 
 
 def _offset(pose: Pose, plane: int) -> np.float32:
@@ -394,7 +411,7 @@ def _back_projected(
             pose = poses[index]
             lacking = plane[index] - np.float32(pose.gain) * pictures[place] - _offset(pose, number)
             _add(total, weight, lacking, pose.gain, _matrix(pose.motion, video, seen.shape, number))
-        planes.append(_rounded(still[0] + total / np.maximum(weight, 1e-6)))
+        planes.append(_rounded(still[0] + STRIDE * total / np.maximum(weight, 1e-6)))
     return Frames(*planes)
 
 

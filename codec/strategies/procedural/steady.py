@@ -77,7 +77,7 @@ def block_means(difference: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     padded = np.pad(
         difference,
         ((0, rows * BLOCK - difference.shape[0]), (0, columns * BLOCK - difference.shape[1])),
-        mode="edge",
+        mode="symmetric",
     )
     means: npt.NDArray[np.float32] = cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA)
     return means
