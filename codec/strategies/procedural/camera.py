@@ -37,8 +37,8 @@ CORNERS, CORNER_DISTANCE, FEWEST_CORNERS = 200, 7, 12
 # Of the corners followed, so many must agree on one motion within so many samples.
 AGREEING, REACH = 0.6, 1.0
 # Of a small frame's blocks, so many may differ by more than noise from another frame moved onto it: none do where only
-# the camera moves; talking heads begin at 0.8%, a street or a toy train at 4%.
-MOST_OTHER_BLOCKS = 0.004
+# the camera moves; talking heads begin at 0.3%, a street or a toy train at 4%.
+MOST_OTHER_BLOCKS = 0.002
 LOOKS, LOOK_AHEAD = 3, 4
 # A camera that moves less than this between the first and the last frame stands: small samples.
 LEAST_MOTION = 0.3
@@ -104,6 +104,9 @@ def require_camera(frames: Frames) -> None:
         one, other = _small(frames.y[start]), _small(frames.y[start + ahead])
         found = _followed(other, one)
         if found:
+            if found[1] < AGREEING:  # perhaps it went too far to be followed
+                other = _small(frames.y[start + 1])
+                found = _followed(other, one) or found
             _require_agreement(found[1])
             _require_fit(one, other, found[0])
     one, other = _small(frames.y[0]), _small(frames.y[last])
@@ -141,22 +144,30 @@ def _small(luma: Plane) -> Plane:
 
 
 def _followed(source: Plane, target: Plane) -> tuple[_Array, float] | None:
-    """The affine motion [2, 3] of samples from source to target, and how many of its corners agree; None: too few."""
+    """The affine motion [2, 3] of samples from source to target, and how many of the corners found in both agree.
+
+    None where there are too few.
+    """
     corners = cv2.goodFeaturesToTrack(source, CORNERS, 0.01, CORNER_DISTANCE)
     if corners is None or len(corners) < FEWEST_CORNERS:
         return None
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(source, target, corners, None)
+    mean, deviation = cv2.meanStdDev(target)
+    wanted, contrast = cv2.meanStdDev(source)
+    # Corners are followed by their grey levels, which a fade changes.
+    gain = float(contrast[0, 0] / max(1.0, deviation[0, 0]))
+    level = cv2.convertScaleAbs(target, alpha=gain, beta=float(wanted[0, 0] - gain * mean[0, 0]))
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(source, level, corners, None)
     kept = found.ravel() == 1
     if np.count_nonzero(kept) < FEWEST_CORNERS:
         return None
     matrix, inside = cv2.estimateAffine2D(corners[kept], moved[kept], ransacReprojThreshold=REACH)
     if matrix is None:
         return None
-    return matrix, float(np.count_nonzero(inside)) / len(corners)
+    return matrix, float(np.count_nonzero(inside) / np.count_nonzero(kept))
 
 
 def _other_blocks(one: Plane, other: Plane, matrix: _Array) -> float:
-    """The share of blocks of `other` that `one`, moved and brought to its level, does not show."""
+    """The share of blocks of `other` that `one`, moved and brought to its level, does not show; its zeros say nothing."""
     size = other.shape[::-1]
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(one, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
@@ -215,7 +226,8 @@ def _along_mosaic(small: Sequence[Plane], poses: Sequence[Pose], video: VideoFor
             done[index] = pose
             matrix = _matrix(pose.motion, video, shape, 0)
             if index != middle and index % LOOK_AHEAD == 0:
-                _require_fit(total / np.maximum(weight, 1e-6), small[index], matrix)
+                shown = np.where(weight >= LEAST_KNOWN, total / np.maximum(weight, 1e-6), 0)
+                _require_fit(shown, small[index], matrix)
             _add(total, weight, small[index] - np.float32(pose.offset), pose.gain, matrix)
     return done
 
