@@ -50,7 +50,13 @@ def scenery(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return grey
 
 
-def filmed(path: Path2D, width: int = 160, height: int = 96, sigma: float = 1.0, level: Callable[[float], float] = lambda t: 1.0) -> tuple[Frames, VideoFormat]:
+def filmed(
+    path: Path2D,
+    width: int = 160,
+    height: int = 96,
+    sigma: float = 1.0,
+    level: Callable[[float], float] = lambda t: 1.0,
+) -> tuple[Frames, VideoFormat]:
     """What a camera on this path sees of the scenery: sampled exactly, without any filter. Chroma lies centred."""
     rng = np.random.default_rng(4)
     planes: list[list[np.ndarray]] = [[], [], []]
@@ -223,7 +229,9 @@ def test_every_sample_is_what_the_arithmetic_says(size: tuple[int, int]) -> None
     for number, (plane, source) in enumerate(zip(decoded.planes(), still.planes(), strict=True)):
         gain, offset = view.weights[number]
         for y, x in np.ndindex(plane.shape[1:]):
-            p, q = ((4 if number else 2) * i + (2 if number else 1) - side for i, side in zip((x, y), size, strict=True))
+            p, q = (
+                (4 if number else 2) * i + (2 if number else 1) - side for i, side in zip((x, y), size, strict=True)
+            )
             across = (29 + p) * 32768 + (view.motion[0] << 10) + steps[0] * p + steps[1] * q
             down = (20 + q) * 32768 + (view.motion[1] << 10) + steps[2] * p + steps[3] * q
             if number:

@@ -2,13 +2,14 @@
 
 Owns the search; what a view means is `codec.strategies.procedural.views`'s.
 
-    a few pairs, small   corners followed from frame to frame and one affine motion fitted (RANSAC): refuses most scenes
-    all frames, small    the same from each frame to the next, then aligned with the mosaic of those before
-    all frames, full     mosaic, alignment with it, mosaic again; then what each frame, seen through the decoder's filter,
-                         still lacks is taken back into it (iterative back-projection, Irani and Peleg 1991)
+    a few pairs, small  corners followed from frame to frame, one affine motion fitted (RANSAC): refuses most scenes
+    all frames, small   the same from each frame to the next, then aligned with the mosaic of those before
+    all frames, full    mosaic, alignment with it, mosaic again; what each frame, seen through the decoder's filter,
+                        still lacks is taken back into it (iterative back-projection, Irani and Peleg 1991)
 
-Alignment is Gauss-Newton over motion, gain and offset at the steepest sample of each cell, with Tukey's weights. A motion
-here is float64 [2, 3]: from (x, y, 1), where the frame's edges lie at -1 and 1, to samples of the still from its centre.
+Alignment is Gauss-Newton over motion, gain and offset at the steepest sample of each cell, with Tukey's weights. A
+motion here is float64 [2, 3]: from (x, y, 1), where the frame's edges lie at -1 and 1, to samples of the still from
+its centre.
 """
 
 from __future__ import annotations
@@ -151,11 +152,9 @@ def _followed(source: Plane, target: Plane) -> tuple[_Array, float] | None:
     corners = cv2.goodFeaturesToTrack(source, CORNERS, 0.01, CORNER_DISTANCE)
     if corners is None or len(corners) < FEWEST_CORNERS:
         return None
-    mean, deviation = cv2.meanStdDev(target)
-    wanted, contrast = cv2.meanStdDev(source)
     # Corners are followed by their grey levels, which a fade changes.
-    gain = float(contrast[0, 0] / max(1.0, deviation[0, 0]))
-    level = cv2.convertScaleAbs(target, alpha=gain, beta=float(wanted[0, 0] - gain * mean[0, 0]))
+    gain = float(source.std()) / max(1.0, float(target.std()))
+    level = np.clip(gain * (target - target.mean()) + source.mean(), 0, 255).astype(np.uint8)
     moved, found, _ = cv2.calcOpticalFlowPyrLK(source, level, corners, None)
     kept = found.ravel() == 1
     if np.count_nonzero(kept) < FEWEST_CORNERS:
@@ -167,7 +166,7 @@ def _followed(source: Plane, target: Plane) -> tuple[_Array, float] | None:
 
 
 def _other_blocks(one: Plane, other: Plane, matrix: _Array) -> float:
-    """The share of blocks of `other` that `one`, moved and brought to its level, does not show; its zeros say nothing."""
+    """The share of blocks of `other` that `one`, moved and brought to its level, does not show. Zeros are unknown."""
     size = other.shape[::-1]
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(one, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
@@ -250,7 +249,7 @@ def _matrix(motion: _Array, video: VideoFormat, shape: VideoFormat, plane: int) 
 
 
 def _centred(poses: Sequence[Pose], video: VideoFormat) -> tuple[list[Pose], VideoFormat]:
-    """The poses on the smallest still of even sides that all frames fit on. Raises EncodeError where it is too large."""
+    """The poses on the smallest still of even sides that holds all frames. Raises EncodeError where it is too large."""
     corners = np.array([[x, y, 1] for x in (-1, 1) for y in (-1, 1)])
     reached = np.concatenate([corners @ pose.motion.T for pose in poses])
     low, high = reached.min(axis=0), reached.max(axis=0)
@@ -324,9 +323,7 @@ def _levelled(poses: Sequence[Pose]) -> list[Pose]:
     if all(abs(pose.gain - 1) < PLAIN_GAIN and abs(pose.offset) < PLAIN_OFFSET for pose in poses):
         return [Pose(pose.motion) for pose in poses]
     top = max(poses, key=lambda pose: pose.gain)
-    return [
-        Pose(pose.motion, pose.gain / top.gain, pose.offset - pose.gain / top.gain * top.offset) for pose in poses
-    ]
+    return [Pose(pose.motion, pose.gain / top.gain, pose.offset - pose.gain / top.gain * top.offset) for pose in poses]
 
 
 def _stepped(poses: Sequence[Pose], video: VideoFormat) -> tuple[list[Pose], list[View]]:
@@ -378,9 +375,7 @@ def _sums(
     return total, weight
 
 
-def _mosaic(
-    frames: Frames, chosen: _Array, poses: Sequence[Pose], video: VideoFormat, shape: VideoFormat
-) -> Frames:
+def _mosaic(frames: Frames, chosen: _Array, poses: Sequence[Pose], video: VideoFormat, shape: VideoFormat) -> Frames:
     """The mean of what the chosen frames say of the still."""
     planes = []
     for number, plane in enumerate(frames.planes()):
@@ -409,9 +404,7 @@ def _filled(picture: _Array, weight: _Array) -> _Array:
     return picture
 
 
-def _back_projected(
-    frames: Frames, chosen: _Array, poses: Sequence[Pose], video: VideoFormat, seen: Seen
-) -> Frames:
+def _back_projected(frames: Frames, chosen: _Array, poses: Sequence[Pose], video: VideoFormat, seen: Seen) -> Frames:
     """The still with what the chosen frames lack, seen through the decoder's filter, put back where they show it."""
     described = views.render(seen.still, seen.shape, [View(seen.views[index].motion) for index in chosen], video)
     planes = []
@@ -436,6 +429,8 @@ def _weighed(frames: Frames, poses: Sequence[Pose], video: VideoFormat, seen: Se
     for index, view in enumerate(seen.views):
         fitted = (_level(one[index], other[index]) for one, other in zip(plain.planes(), frames.planes(), strict=True))
         rounded = [(round(gain * ONE), round(offset * ONE)) for gain, offset in fitted]
-        weights = tuple((max(-MAX_WEIGHT, min(MAX_WEIGHT, g)), max(-MAX_OFFSET, min(MAX_OFFSET, o))) for g, o in rounded)
+        weights = tuple(
+            (max(-MAX_WEIGHT, min(MAX_WEIGHT, g)), max(-MAX_OFFSET, min(MAX_OFFSET, o))) for g, o in rounded
+        )
         weighed.append(replace(view, weights=weights))
     return weighed

@@ -1,15 +1,15 @@
 """Views: frames that show one still from where a camera stands: shifted, zoomed, turned, and faded.
 
-Owns what a frame says of the still, its syntax, its limits and the exact arithmetic. Which still and which path describe
-a scene is `codec.strategies.procedural.camera`'s.
+Owns what a frame says of the still, its syntax, its limits and the exact arithmetic. Which still and path describe a
+scene is `codec.strategies.procedural.camera`'s.
 
-    position in the still = centre of the still + place + (1 + growth) · position from the centre of the frame, 2×2 growth
-    sample                = clip((gain · still there + offset + rounding) >> 12), per plane
+    position = centre of the still + place + (1 + growth) · position from the centre of the frame; growth is 2×2
+    sample   = clip((gain · still there + offset + rounding) >> 12), per plane
 
 The still has a size of its own, since a pan shows more than a frame does. It is enlarged four times by HEVC's 8-tap
-filters, once; between those quarter samples, rounded to 8 bits, lies a straight line in steps of a sixteenth. So a place
-counts in 1/64 of a sample. A growth tells how much further the frame's edge lies than its centre, in 1/64 too, so that
-one step is as fine at every size. Beyond the edges of the still the edges repeat.
+filters, once; between those quarter samples, rounded to 8 bits, lies a straight line in steps of a sixteenth. So a
+place counts in 1/64 of a sample. A growth tells how much further the frame's edge lies than its centre, in 1/64 too,
+so that one step is as fine at every size. Beyond the edges of the still the edges repeat.
 """
 
 from __future__ import annotations
