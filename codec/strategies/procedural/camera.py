@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from codec.bitstream import MAX_SIDE
 from codec.errors import EncodeError
 from codec.frames import Frames, Plane, VideoFormat
 from codec.strategies.procedural import views
@@ -254,7 +255,7 @@ def _centred(poses: Sequence[Pose], video: VideoFormat) -> tuple[list[Pose], Vid
     reached = np.concatenate([corners @ pose.motion.T for pose in poses])
     low, high = reached.min(axis=0), reached.max(axis=0)
     width, height = (2 * int(np.ceil(side / 2 + 0.5)) for side in high - low)
-    if not width * height <= views.most_samples(video) or max(width, height) > views.MAX_SIDE:
+    if not width * height <= views.most_samples(video) or max(width, height) > MAX_SIDE:
         raise EncodeError(f"procedural: the camera sees more than one still may show ({width}×{height})")
     middle = np.column_stack([np.zeros((2, 2)), (low + high) / 2])
     centred = [replace(pose, motion=pose.motion - middle) for pose in poses]

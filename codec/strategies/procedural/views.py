@@ -181,7 +181,8 @@ def _filtered(rows: _Wide, quarter: int, count: int) -> _Wide:
 
 
 def _rounded(total: _Wide, bits: int) -> _Wide:
-    return np.clip((total + (1 << bits - 1)) >> bits, 0, 255)
+    rounded: _Wide = np.clip((total + (1 << bits - 1)) >> bits, 0, 255)
+    return rounded
 
 
 def _show(fine: Plane, shape: VideoFormat, view: View, video: VideoFormat, chroma: bool, out: Plane) -> None:
@@ -216,7 +217,8 @@ def _between(flat: Plane, stride: int, u: _Wide, v: _Wide) -> npt.NDArray[np.uin
     corners = [np.take(flat, at + aside).astype(np.uint16) for aside in (0, 1, stride, stride + 1)]
     upper = 16 * corners[0] + right * (corners[1] - corners[0])
     lower = 16 * corners[2] + right * (corners[3] - corners[2])
-    return 16 * upper + below * (lower - upper) + np.uint16(128) >> 8
+    between: npt.NDArray[np.uint16] = 16 * upper + below * (lower - upper) + np.uint16(128) >> 8
+    return between
 
 
 def _weigh(out: Plane, gain: int, offset: int) -> None:
