@@ -217,8 +217,8 @@ def _between(flat: Plane, stride: int, u: _Wide, v: _Wide) -> npt.NDArray[np.uin
     corners = [np.take(flat, at + aside).astype(np.uint16) for aside in (0, 1, stride, stride + 1)]
     upper = 16 * corners[0] + right * (corners[1] - corners[0])
     lower = 16 * corners[2] + right * (corners[3] - corners[2])
-    between: npt.NDArray[np.uint16] = 16 * upper + below * (lower - upper) + np.uint16(128) >> 8
-    return between
+    total = np.asarray(16 * upper + below * (lower - upper) + np.uint16(128), dtype=np.uint16)
+    return total >> np.uint16(8)
 
 
 def _weigh(out: Plane, gain: int, offset: int) -> None:
