@@ -30,7 +30,7 @@ import cv2
 from codec import strategies
 from codec.config import CodecConfig
 from codec.demo_clip import demo_clip
-from codec.effort import EFFORTS, SCREEN_OPTIONS, Tool
+from codec.effort import CLASS_OPTIONS, EFFORTS, Tool
 from codec.encoding_agent import EncodingAgent
 from codec.frames import Frames, VideoFormat
 from codec.quality import psnr
@@ -118,8 +118,8 @@ def single_encoders(frames: Frames, video: VideoFormat, effort: int) -> Iterator
     for tool in EFFORTS[effort].tools:
         if tool.strategy in KNOBS:
             yield tool
-            if has_screen and tool.strategy in SCREEN_OPTIONS:
-                yield Tool(tool.strategy, tool.preset, SCREEN_OPTIONS[tool.strategy])
+            if has_screen and (tool.strategy, "screen") in CLASS_OPTIONS:
+                yield Tool(tool.strategy, tool.preset, CLASS_OPTIONS[tool.strategy, "screen"])
 
 
 class Points:

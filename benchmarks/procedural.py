@@ -19,7 +19,7 @@ from pathlib import Path
 import bjontegaard
 import cv2
 import numpy as np
-from skimage import data
+from skimage import data, transform
 
 from codec import strategies
 from codec.demo_clip import SCENE_FRAMES, demo_clip
@@ -32,6 +32,7 @@ from codec.video import open_video
 
 QUALITIES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SIZE = (480, 270)
+OVERSAMPLED = 4
 MIN_OVERLAP_DB = 1.0
 Scene = tuple[Frames, VideoFormat]
 Curve = list[tuple[int, float]]
@@ -83,6 +84,41 @@ def _with_noise(pictures: Sequence[tuple[np.ndarray, ...]], sigma: float) -> Sce
     return Frames(*planes), VideoFormat(*SIZE, Fraction(25))
 
 
+def camera(clips: Path, moves: Callable[[float], tuple[float, float, float, float]], sigma: float = 1) -> Scene:
+    """30 frames of a camera over the first frame of coffee720, each sample the mean of 16 by Lanczos in floats.
+
+    `moves` gives, from time 0 to 1: samples across and down, magnification, degrees. The picture has about twice the
+    samples of a frame along each side.
+    """
+    with open_video(clips / "coffee720.mkv") as source:
+        planes = source.read(1).planes()
+    pictures = []
+    for time_ in np.linspace(0, 1, 30):
+        across, down, zoom, degrees = moves(float(time_))
+        turned, ratio = np.deg2rad(degrees), 2 / zoom / OVERSAMPLED
+        seen = []
+        for number, plane in enumerate(planes):
+            share = 2 if number else 1
+            height, width = (OVERSAMPLED * side // share for side in SIZE[::-1])
+            middle = np.array([plane.shape[2] / 2, plane.shape[1] / 2]) + 2 * np.array([across, down]) / share
+            linear = ratio * np.array([[np.cos(turned), -np.sin(turned)], [np.sin(turned), np.cos(turned)]])
+            place = middle - linear @ np.array([width / 2, height / 2])
+            # Samples lie in the middle of their square.
+            place += linear @ (0.5, 0.5) - 0.5
+            matrix, flags = np.column_stack([linear, place]), cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
+            fine = cv2.warpAffine(plane[0].astype(np.float32), matrix, (width, height), flags=flags)
+            seen.append(transform.downscale_local_mean(fine, (OVERSAMPLED, OVERSAMPLED)))
+        pictures.append(tuple(seen))
+    return _with_noise(pictures, sigma)
+
+
+CAMERAS = {
+    "pan": lambda t: (-70 + 140 * t, 20 - 40 * t, 1, 0),
+    "zoom": lambda t: (5 * t, 0, 1 + 0.15 * t, 0),
+    "turn": lambda t: (0, 0, 1.1, -4 + 8 * t),
+}
+
+
 def demo(scene: int) -> Scene:
     video, frames = demo_clip()
     return frames[SCENE_FRAMES * scene : SCENE_FRAMES * (scene + 1)], video
@@ -99,6 +135,9 @@ def scenes(clips: Path | None) -> dict[str, Callable[[], Scene]]:
     known |= {f"demo{scene}": partial(demo, scene) for scene in range(4)}
     if clips:
         known["mixed360-screen"] = partial(clip, clips / "mixed360.mkv", 60, 90)
+        known |= {name: partial(camera, clips, moves) for name, moves in CAMERAS.items()}
+        known["calendar"] = partial(clip, clips / "calendar.mkv", 0, 41)
+        known["talk512"] = partial(clip, clips / "talk512.mkv", 0, 30)
         known["screen1080"] = partial(clip, clips / "screen1080.mkv", 0, 60)
     return known
 

@@ -11,8 +11,13 @@ from codec.scenes import SceneClass
 
 MAX_EFFORT = 10
 
-# On screen content SVT-AV1 with screen tools makes about half of the bytes; on everything else they only cost time.
-SCREEN_OPTIONS = {"av1": (("scm", "1"),)}
+# What a class of scene makes of a tool. On screen content SVT-AV1 with screen tools makes about half of the bytes; on
+# everything else they only cost time. Where much moves, only a camera's path is left to describe.
+CLASS_OPTIONS: dict[tuple[str, SceneClass], tuple[tuple[str, str], ...]] = {
+    ("av1", "screen"): (("scm", "1"),),
+    ("procedural", "moderate_motion"): (("kind", "views"),),
+    ("procedural", "high_motion"): (("kind", "views"),),
+}
 # Encoder parameters of which now one and now the other setting is better, by 1 to 8% of the cost; no feature tells
 # which: SVT-AV1's temporal filter and its quantiser by block, VVenC's bits for the intra picture.
 VARIANTS = {
@@ -23,7 +28,6 @@ VARIANTS = {
 ENHANCER = "hybrid_semantic"
 # Strategies for one kind of content, and the classes that have a chance of being that kind.
 SPECIALISTS: dict[str, frozenset[SceneClass]] = {
-    "procedural": frozenset({"screen", "static", "talking_head"}),
     "i_frame_interpolation": frozenset({"static", "talking_head"}),
 }
 
@@ -95,7 +99,7 @@ EFFORTS = (
 def shortlist(effort: Effort, scene_class: SceneClass) -> tuple[Tool, ...]:
     """The tools worth trying on this class of scene."""
     return tuple(
-        Tool(tool.strategy, tool.preset, SCREEN_OPTIONS.get(tool.strategy, ()) if scene_class == "screen" else ())
+        Tool(tool.strategy, tool.preset, CLASS_OPTIONS.get((tool.strategy, scene_class), ()))
         for tool in effort.tools
         if scene_class in SPECIALISTS.get(tool.strategy, {scene_class})
     )

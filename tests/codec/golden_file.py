@@ -73,6 +73,7 @@ SCENES: tuple[tuple[str, Source, int, Callable[[Frames, VideoFormat], bytes]], .
     ("semantic_latent", crop, 0, by("semantic_latent", EncodeSettings(0.6, options={"steps": "30"}))),
     ("hybrid_semantic", crop, 48, hybrid),
     ("i_frame_interpolation", crop, 24, lambda frames, video: every_tool(video, FRAMES)),
+    ("procedural", crop, 48, by("procedural", EncodeSettings(0.5, options={"kind": "views"}))),
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 from codec import strategies
 from codec.errors import BadInputError, BitstreamError, EncodeError
 from codec.frames import Frames, VideoFormat
-from codec.strategies.procedural import CANVAS, STILLS
+from codec.strategies.procedural import CANVAS, STILLS, VIEWS
 from codec.strategies.procedural.context_coder import ContextDecoder, ContextEncoder
 from codec.strategies.protocol import EncodeSettings
 from tests.codec.conftest import MovingPicture, ReadClip
@@ -263,7 +263,7 @@ def test_many_damaged_payloads_give_frames_or_a_bitstream_error() -> None:
 def test_a_payload_of_noise_ends_soon_however_large_its_scene_claims_to_be() -> None:
     video = VideoFormat(1920, 1080, Fraction(25))
     rng = np.random.default_rng(4)
-    for kind in (CANVAS, STILLS):
+    for kind in (CANVAS, STILLS, VIEWS):
         for _ in range(4):
             start = time.process_time()
             with pytest.raises(BitstreamError):

@@ -4,8 +4,9 @@ Owns which description a scene gets and the payload layout. What descriptions th
 
     canvas   pictures built from earlier ones by copying, stamping and patching rectangles (`canvas`, `screen`)
     stills   weighted sums of a few pictures that a traditional strategy codes (`stills`, `steady`)
+    views    one such picture, larger than a frame, over which a camera moves (`views`, `camera`)
 
-A scene that neither describes is refused with an EncodeError, after a look at a few frames where that suffices.
+A scene that none describes is refused with an EncodeError, after a look at a few frames where that suffices.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from codec import strategies
 from codec.errors import BadInputError, BitstreamError, EncodeError
 from codec.frames import Frames, VideoFormat
 from codec.resample import SCALES
-from codec.strategies.procedural import canvas, screen, steady, stills
+from codec.strategies.procedural import camera, canvas, screen, steady, stills, views
 from codec.strategies.procedural.context_coder import ContextCoder, ContextDecoder, ContextEncoder
-from codec.strategies.protocol import EncodeSettings
+from codec.strategies.protocol import EncodeSettings, Strategy
 
 Palette = npt.NDArray[np.uint8]
 
-CANVAS, STILLS = range(2)
+CANVAS, STILLS, VIEWS = range(3)
+KINDS = ("canvas", "stills", "views")
 STILL_CODERS = ("av1", "x265", "x264", "vvc")
 # Share of samples equal to their left neighbour, from which on a picture may be a screen; and the share of one and two
 # among the steps between the others: 3 to 5% on rendered screens, 58 to 71% on camera pictures and animation.
@@ -43,7 +45,7 @@ class ProceduralStrategy:
 
     `preset` says how much effort the coder of stills spends, `scale` and `quality_range` are handed to it; a canvas has
     none of these. Options: `still` (which strategy codes stills: vvc unless said otherwise; av1 needs no process of its
-    own), `kind` (canvas or stills: only that one is tried).
+    own), `kind` (canvas, stills or views: only that one is tried).
     """
 
     name = "procedural"
@@ -61,20 +63,21 @@ class ProceduralStrategy:
                 return encode_canvas(frames, settings.quality)
             except (EncodeError, BitstreamError) as refusal:
                 reasons.append(str(refusal))
-        if "stills" in kinds:
-            try:
-                return self._encode_stills(frames, video, settings)
-            except EncodeError as refusal:
-                reasons.append(str(refusal))
+        for kind, encode in (("stills", self._encode_stills), ("views", self._encode_views)):
+            if kind in kinds:
+                try:
+                    return encode(frames, video, settings)
+                except EncodeError as refusal:
+                    reasons.append(str(refusal))
         raise EncodeError("; ".join(dict.fromkeys(reasons)) or "procedural: a canvas has no scale but 1")
 
     def decode(self, payload: bytes, video: VideoFormat, frame_count: int) -> Frames:
         """Exactly `frame_count` frames at the size of `video`."""
-        if not payload or payload[0] > STILLS:
+        if not payload or payload[0] > VIEWS:
             raise BitstreamError("the procedural payload does not start with a known description")
         if payload[0] == CANVAS:
             return decode_canvas(payload[1:], video, frame_count)
-        return decode_stills(payload[1:], video, frame_count)
+        return (decode_stills if payload[0] == STILLS else decode_views)(payload[1:], video, frame_count)
 
     def _kinds(self, settings: EncodeSettings) -> tuple[str, ...]:
         if settings.preset is not None and settings.preset not in self.presets:
@@ -83,13 +86,13 @@ class ProceduralStrategy:
             )
         if settings.scale not in SCALES:
             raise BadInputError(f"unknown scale {settings.scale!r}: choose one of {', '.join(SCALES)}")
-        known = {"still": STILL_CODERS, "kind": ("canvas", "stills")}
+        known = {"still": STILL_CODERS, "kind": KINDS}
         for key, value in settings.options.items():
             if key not in known:
                 raise BadInputError(f"procedural does not know the option {key}: it has {', '.join(known)}")
             if value not in known[key]:
                 raise BadInputError(f"procedural: option {key}={value} is not one of {', '.join(known[key])}")
-        return (settings.options["kind"],) if "kind" in settings.options else ("canvas", "stills")
+        return (settings.options["kind"],) if "kind" in settings.options else KINDS
 
     def _encode_stills(self, frames: Frames, video: VideoFormat, settings: EncodeSettings) -> bytes:
         found = steady.describe_steady(frames, settings.quality)
@@ -97,13 +100,22 @@ class ProceduralStrategy:
         count = len(found.stills)
         coder.number(STILL_COUNT, (), count)
         stills.code_shots(coder, count, len(frames), found.shots)
-        program = coder.finish()
+        return bytes([STILLS]) + self._with_stills(coder.finish(), found.stills, video, settings)
+
+    def _encode_views(self, frames: Frames, video: VideoFormat, settings: EncodeSettings) -> bytes:
+        found = camera.describe_views(frames, video, settings.quality)
+        coder = ContextEncoder()
+        views.code_views(coder, video, len(frames), (found.shape.width, found.shape.height), found.views)
+        return bytes([VIEWS]) + self._with_stills(coder.finish(), found.still, found.shape, settings)
+
+    def _with_stills(self, program: bytes, pictures: Frames, video: VideoFormat, settings: EncodeSettings) -> bytes:
+        """The program and the pictures it speaks of, coded: what `_split_stills` takes apart."""
         still = strategies.get(settings.options.get("still", "vvc"))
         effort = self.presets.index(settings.preset or "medium") - len(self.presets)
         presets = [preset for preset in still.presets if preset in STILL_PRESETS[still.name]]
         inner = replace(settings, preset=presets[effort], options={})
-        body = still.encode(found.stills, video, inner)
-        return bytes([STILLS, still.code]) + len(program).to_bytes(3, "little") + program + body
+        body = still.encode(pictures, video, inner)
+        return bytes([still.code]) + len(program).to_bytes(3, "little") + program + body
 
 
 # For one picture instead of a clip, so slower ones than a clip could afford; quickest first.
@@ -211,19 +223,30 @@ def _code_palette(coder: ContextCoder, number: int, planes: int, given: Palette 
     return palette
 
 
-def decode_stills(data: bytes, video: VideoFormat, frame_count: int) -> Frames:
-    """What the strategy wrote for stills, less its first byte."""
+def _split_stills(data: bytes) -> tuple[ContextDecoder, Strategy, bytes]:
+    """The program, and what codes the pictures it speaks of and its payload."""
     names = {strategies.REGISTRY[name].code: name for name in STILL_CODERS}
     length = int.from_bytes(data[1:4], "little")
     if len(data) < 4 or data[0] not in names or len(data) < 4 + length:
         raise BitstreamError("the procedural payload is damaged where it says how its stills are coded")
-    coder = ContextDecoder(data[4 : 4 + length])
+    return ContextDecoder(data[4 : 4 + length]), strategies.get(names[data[0]]), data[4 + length :]
+
+
+def decode_stills(data: bytes, video: VideoFormat, frame_count: int) -> Frames:
+    """What the strategy wrote for stills, less its first byte."""
+    coder, still, body = _split_stills(data)
     count = coder.number(STILL_COUNT)
     if not 1 <= count <= min(stills.MAX_STILLS, max(2, frame_count)):
         raise BitstreamError(f"the procedural payload has {count} stills for {frame_count} frames")
     shots = stills.code_shots(coder, count, frame_count)
-    pictures = strategies.get(names[data[0]]).decode(data[4 + length :], video, count)
-    return stills.render(pictures, shots)
+    return stills.render(still.decode(body, video, count), shots)
+
+
+def decode_views(data: bytes, video: VideoFormat, frame_count: int) -> Frames:
+    """What the strategy wrote for views, less its first byte."""
+    coder, still, body = _split_stills(data)
+    shape, path = views.code_views(coder, video, frame_count)
+    return views.render(still.decode(body, shape, 1), shape, path, video)
 
 
 STRATEGY = ProceduralStrategy()

@@ -64,7 +64,7 @@ def structure_error(frames: Frames, described: Frames, quality: float) -> bool:
     total = 0.0
     for original, picture in zip(frames.y, described.y, strict=True):
         difference = original.astype(np.float32) - picture
-        means = _block_means(difference)
+        means = block_means(difference)
         noise = float(np.median(np.abs(difference))) / 0.6745
         if float(np.abs(means).max()) > LOCAL_LIMIT + NOISE_DEVIATIONS * noise / BLOCK:
             return False
@@ -72,12 +72,12 @@ def structure_error(frames: Frames, described: Frames, quality: float) -> bool:
     return total / len(frames) <= allowed
 
 
-def _block_means(difference: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def block_means(difference: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     rows, columns = (max(1, -(-side // BLOCK)) for side in difference.shape)
     padded = np.pad(
         difference,
         ((0, rows * BLOCK - difference.shape[0]), (0, columns * BLOCK - difference.shape[1])),
-        mode="edge",
+        mode="symmetric",
     )
     means: npt.NDArray[np.float32] = cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA)
     return means
@@ -89,7 +89,7 @@ def _slides(frames: Frames, quality: float) -> Steady | None:
     for index in range(1, len(frames)):
         difference = frames.y[index].astype(np.float32) - frames.y[starts[-1]]
         noise = float(np.median(np.abs(difference))) / 0.6745
-        if float(np.abs(_block_means(difference)).max()) > LOCAL_LIMIT + NOISE_DEVIATIONS * noise / BLOCK:
+        if float(np.abs(block_means(difference)).max()) > LOCAL_LIMIT + NOISE_DEVIATIONS * noise / BLOCK:
             starts.append(index)
             if len(starts) > max(1, min(MAX_STILLS, len(frames) // 4)):
                 return None
