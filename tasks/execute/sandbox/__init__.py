@@ -30,7 +30,7 @@ from typing import Final, Literal
 from tasks.execute.sandbox import landlock, privileges, seccomp
 from tasks.execute.sandbox.errors import SandboxError
 
-__all__ = ["Layer", "Profile", "SandboxError", "enter", "enter_as_broker", "layers", "self_test"]
+__all__ = ["Layer", "Profile", "SandboxError", "enter", "enter_as_broker", "layers", "profile_here", "self_test"]
 
 Profile = Literal["cpu", "gpu"]
 
@@ -93,6 +93,11 @@ def enter_as_broker(program: str, parent_pid: int) -> None:
     landlock.restrict([*libraries, *SYSTEM_FACTS, NULL], executable=[program, *LOADERS])
     seccomp.restrict(with_programs=True)
     self_test()
+
+
+def profile_here() -> Profile:
+    """The gpu profile where the machine has an NVIDIA device."""
+    return "gpu" if Path(GPU_DEVICES[0]).exists() else "cpu"
 
 
 def self_test() -> None:
