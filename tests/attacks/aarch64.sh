@@ -31,7 +31,7 @@ if [ ! -e "$root/$packages/torch" ]; then
     # torch 2.10 is the last whose wheel for aarch64 on PyPI goes without CUDA's libraries. Dependencies are named,
     # because pip asks this machine, not the guest, what they depend on.
     grep -v '^torch==' "$project/constraints.txt" > "$folder/constraints.txt"
-    "$python" -m pip install --quiet --no-deps --target "$root/$packages" --constraint "$folder/constraints.txt" \
+    "$python" -m pip install --quiet --no-deps --no-compile --target "$root/$packages" --constraint "$folder/constraints.txt" \
         --python-version 3.11 --only-binary=:all: --platform manylinux_2_28_aarch64 \
         --platform manylinux_2_27_aarch64 --platform manylinux_2_24_aarch64 --platform manylinux2014_aarch64 \
         annotated-doc annotated-types av click filelock fsspec imageio-ffmpeg iniconfig jinja2 lazy-loader \
