@@ -126,6 +126,7 @@ def answers(off: str) -> dict[str, str]:
         done = subprocess.run(
             [*NAMESPACES, sys.executable, "-I", "-B", "-c", EACH, str(ROOT), off, str(folder)],
             input=json.dumps(probes),
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=100,
