@@ -144,13 +144,14 @@ def _sandbox() -> list[Finding]:
 
     found = [Finding(layer.name, layer.ok, layer.text) for layer in sandbox.layers()]
     # What a layer claims is one thing, a process that has entered them all another.
-    command = "import os; from tasks.execute import sandbox; sandbox.enter('cpu', os.getppid())"
+    profile = sandbox.profile_here()
+    command = f"import os; from tasks.execute import sandbox; sandbox.enter({profile!r}, os.getppid())"
     try:
         trial = subprocess.run([sys.executable, "-I", "-c", command], capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
         return [*found, Finding("sandbox", False, "a process did not enter it within 60 s: free some of the machine")]
     last_line = (trial.stderr.strip().splitlines() or [f"exit code {trial.returncode}"])[-1]
-    text = "entered; a file and a socket were refused" if trial.returncode == 0 else last_line
+    text = f"entered (profile {profile}); a file and a socket were refused" if trial.returncode == 0 else last_line
     return [*found, Finding("sandbox", trial.returncode == 0, text)]
 
 

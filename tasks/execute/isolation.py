@@ -33,7 +33,7 @@ from typing import Any, BinaryIO, Final, Literal, Protocol
 from tasks.campaign import Limits
 from tasks.execute import child, forkserver
 from tasks.execute.broker_standby import BrokerStandby
-from tasks.execute.sandbox import Profile
+from tasks.execute.sandbox import Profile, profile_here
 
 Role = Literal["train", "encode", "decode", "operations"]
 OutcomeStatus = Literal["ok", "invalid", "crashed", "timeout", "memory", "oversized", "stopped", "unready"]
@@ -54,7 +54,6 @@ POLL_SECONDS: Final = 0.1
 READ_BYTES: Final = 64 * 1024  # what a pipe holds
 MAX_OPEN_FILES: Final = 256
 MAX_REASON_CHARS: Final = 300
-NVIDIA_DEVICE: Final = "/dev/nvidiactl"
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class SandboxIsolation(ProcessIsolation):
         """`profile` is "gpu" where the machine has an NVIDIA device, unless told."""
         super().__init__(limits)
         self.name = "sandbox"
-        self._profile = profile or ("gpu" if Path(NVIDIA_DEVICE).exists() else "cpu")
+        self._profile = profile or profile_here()
 
 
 class _ChildProcess:

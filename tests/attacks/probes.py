@@ -18,6 +18,11 @@ class Probe:
     otherwise: str = ""  # an answer beside EPERM and EACCES that means refused
 
 
+def number(x86_64: int, aarch64: int) -> int:
+    """Of a system call, on this machine."""
+    return {"x86_64": x86_64, "aarch64": aarch64}[platform.machine()]
+
+
 # `folder` is one that everybody may write to, with a file `secret` in it; `libc_call(number, ...)` raises OSError.
 PROBES = [
     # network
@@ -95,52 +100,51 @@ PROBES = [
     Probe("root again", "os.setuid(0)", harmless=False),
     Probe("shared memory without a file", "mmap.mmap(-1, 4096)"),
 ]
-# Calls that Python has no function for. Numbers of x86_64; `here` and `there` are vectors of one buffer of this process
-# and of its parent, which the fork gave the same addresses.
+# Calls that Python has no function for: their numbers on x86_64 and aarch64, and arguments. `here` and `there` are
+# vectors of one buffer of this process and of its parent, which the fork gave the same addresses.
 RAW = {
-    "keyring": "250, 0, -2, 1",
-    "new key": "248, b'user', b'evocodec', b'x', 1, -2",
-    "message queue": "68, 0, 0o600",
-    "posix message queue": "240, b'evocodec', 0x42, 0o600, 0",
-    "semaphore": "64, 0, 1, 0o600",
-    "SysV shared memory": "29, 0, 4096, 0o600",
-    "ptrace of the parent": "101, 16, os.getppid(), 0, 0",
-    "ptrace by seizing": "101, 0x4206, os.getppid(), 0, 0",
-    "reading the parent's memory": "310, os.getppid(), here, 1, there, 1, 0",
-    "writing the parent's memory": "311, os.getppid(), there, 1, there, 1, 0",
-    "descriptor of the parent": "434, os.getppid(), 0",
-    "comparison with the parent": "312, os.getpid(), os.getppid(), 1, 0, 0",
-    "signal to a thread of the parent": "234, os.getppid(), os.getppid(), 0",
-    "signal with data": "129, os.getppid(), 0, buffer(struct.pack('3i', 0, 0, -1), 128)",
-    "file in memory": "319, b'name', 0",
-    "secret memory": "447, 0",
-    "io_uring": "425, 1, buffer(120)",
-    "asynchronous reading": "206, 1, buffer(8)",
-    "namespace": "272, 0x10000000",
-    "mount": "165, b'none', b'/mnt', b'tmpfs', 0, 0",
-    "bpf": "321, 0, buffer(struct.pack('4I', 2, 4, 4, 1), 72), 72",
-    "performance counters": "298, buffer(struct.pack('2IQ', 1, 64, 0), 64), 0, -1, -1, 0",
-    "userfaultfd": "323, 0",
-    "handle of a file": "303, -100, b'/', buffer(struct.pack('I', 128), 136), buffer(4), 0",
-    "page cache": "27, address(page), 4096, buffer(1)",
-    "process by clone": "56, 17, 0, 0, 0, 0",
-    "process by clone3": "435, buffer(struct.pack('5Q', 0, 0, 0, 0, 17), 88), 88",
-    "open by openat2": "437, -100, b'/etc/passwd', buffer(24), 24",
-    "kernel's log": "103, 10, 0, 0",
+    "keyring": (250, 219, "0, -2, 1"),
+    "new key": (248, 217, "b'user', b'evocodec', b'x', 1, -2"),
+    "message queue": (68, 186, "0, 0o600"),
+    "posix message queue": (240, 180, "b'evocodec', 0x42, 0o600, 0"),
+    "semaphore": (64, 190, "0, 1, 0o600"),
+    "SysV shared memory": (29, 194, "0, 4096, 0o600"),
+    "ptrace of the parent": (101, 117, "16, os.getppid(), 0, 0"),
+    "ptrace by seizing": (101, 117, "0x4206, os.getppid(), 0, 0"),
+    "reading the parent's memory": (310, 270, "os.getppid(), here, 1, there, 1, 0"),
+    "writing the parent's memory": (311, 271, "os.getppid(), there, 1, there, 1, 0"),
+    "descriptor of the parent": (434, 434, "os.getppid(), 0"),
+    "comparison with the parent": (312, 272, "os.getpid(), os.getppid(), 1, 0, 0"),
+    "signal to a thread of the parent": (234, 131, "os.getppid(), os.getppid(), 0"),
+    "signal with data": (129, 138, "os.getppid(), 0, buffer(struct.pack('3i', 0, 0, -1), 128)"),
+    "file in memory": (319, 279, "b'name', 0"),
+    "secret memory": (447, 447, "0"),
+    "io_uring": (425, 425, "1, buffer(120)"),
+    "asynchronous reading": (206, 0, "1, buffer(8)"),
+    "namespace": (272, 97, "0x10000000"),
+    "mount": (165, 40, "b'none', b'/mnt', b'tmpfs', 0, 0"),
+    "bpf": (321, 280, "0, buffer(struct.pack('4I', 2, 4, 4, 1), 72), 72"),
+    "performance counters": (298, 241, "buffer(struct.pack('2IQ', 1, 64, 0), 64), 0, -1, -1, 0"),
+    "userfaultfd": (323, 282, "0"),
+    "handle of a file": (303, 264, "-100, b'/', buffer(struct.pack('I', 128), 136), buffer(4), 0"),
+    "page cache": (27, 232, "address(page), 4096, buffer(1)"),
+    "process by clone": (56, 220, "17, 0, 0, 0, 0"),
+    "process by clone3": (435, 435, "buffer(struct.pack('5Q', 0, 0, 0, 0, 17), 88), 88"),
+    "open by openat2": (437, 437, "-100, b'/etc/passwd', buffer(24), 24"),
+    "kernel's log": (103, 116, "10, 0, 0"),
 }
 # These answer ENOSYS, so that the C library falls back to a call that can be checked.
 UNKNOWN = {"process by clone3": "38", "open by openat2": "38"}
 MAKES_A_PROCESS = {"process by clone", "process by clone3"}
-if platform.machine() == "x86_64":
-    PROBES += [
-        Probe(
-            name,
-            f"libc_call('syscall', {arguments})" + " or os._exit(0)" * (name in MAKES_A_PROCESS),
-            harmless=False,
-            otherwise=UNKNOWN.get(name, ""),
-        )
-        for name, arguments in RAW.items()
-    ]
+PROBES += [
+    Probe(
+        name,
+        f"libc_call('syscall', {number(*numbers)}, {arguments})" + " or os._exit(0)" * (name in MAKES_A_PROCESS),
+        harmless=False,
+        otherwise=UNKNOWN.get(name, ""),
+    )
+    for name, (*numbers, arguments) in RAW.items()
+]
 
 COMMON = """
 import ctypes, fcntl, mmap, os, resource, socket, struct, subprocess, tempfile

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loud import open_folder
+from probes import number
 from running import below
 
 from codec import strategies
@@ -29,7 +31,7 @@ from tasks.execute import broker
 from tasks.execute.broker_standby import BrokerStandby
 from tasks.execute.broker_wire import DONE, HEADER, OPTION, REFUSED, RESPONSE, pack
 from tasks.execute.isolation import Job, Outcome, SandboxIsolation
-from tasks.execute.sandbox import layers
+from tasks.execute.sandbox import LOADERS, layers
 
 MISSING = [layer.name for layer in layers() if not layer.ok]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"this machine lacks {MISSING}: see `evocodec doctor`")
@@ -301,6 +303,9 @@ def libc_call(*arguments):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(*map(ctypes.c_long, arguments)) < 0:
         raise OSError(ctypes.get_errno(), "")
+# As where Python is the distribution's, or a container's: among the system's libraries.
+sandbox.SYSTEM_LIBRARIES += (folder + "/lib",)
+sys.path.append(folder + "/lib/site-packages")
 sandbox.enter_as_broker(ffmpeg, os.getppid())
 for attack in attacks:
     try:
@@ -312,10 +317,12 @@ for attack in attacks:
     else:
         print("worked", flush=True)
 """
-LOADER = "/lib64/ld-linux-x86-64.so.2"
+(LOADER,) = filter(os.path.exists, LOADERS)
 REFUSED_TO_BROKER = {
     "passwords": "open('/etc/passwd')",
     "python's library": "open(python)",
+    "packages among libraries": "open(folder + '/lib/site-packages/package.py')",
+    "names of packages among libraries": "os.listdir(folder + '/lib/site-packages')",
     "the folder of the program": "os.listdir(os.path.dirname(ffmpeg))",
     "socket": "socket.socket()",
     "unix socket": "socket.socketpair()",
@@ -333,29 +340,35 @@ REFUSED_TO_BROKER = {
     "signal to the parent": "os.kill(os.getppid(), 0)",
     "signal to all": "os.kill(-1, 0)",
     "a session of its own": "os.setsid()",
-    "ptrace": "libc_call(101, 16, 1, 0, 0)",
-    "namespace by clone": "libc_call(56, 0x10000000 | 17, 0, 0, 0, 0)",
+    "ptrace": f"libc_call({number(101, 117)}, 16, 1, 0, 0)",
+    "namespace by clone": f"libc_call({number(56, 220)}, 0x10000000 | 17, 0, 0, 0, 0)",
     "root again": "os.setuid(0)",
 }
-ALLOWED_TO_BROKER = {"ffmpeg": "assert run(ffmpeg, '-version').startswith(b'ffmpeg')"}
+ALLOWED_TO_BROKER = {
+    "ffmpeg": "assert run(ffmpeg, '-version').startswith(b'ffmpeg')",
+    "a library beside packages": "open(folder + '/lib/library.so')",
+}
 
 
-def test_the_brokers_own_lock_holds(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("open")
-    (folder / "secret").write_text("secret")
-    for path in (folder, folder / "secret"):
-        path.chmod(0o777)
+def test_the_brokers_own_lock_holds() -> None:
     attacks = REFUSED_TO_BROKER | ALLOWED_TO_BROKER
-    done = subprocess.run(
-        [sys.executable, "-I", "-B", "-c", LOCKED, find_ffmpeg(), str(folder), *attacks.values()],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    with open_folder() as folder:
+        packages = folder / "lib" / "site-packages"
+        packages.mkdir(parents=True)
+        for path in (packages / "package.py", packages.parent / "library.so"):
+            path.touch()
+        done = subprocess.run(
+            [sys.executable, "-I", "-B", "-c", LOCKED, find_ffmpeg(), str(folder), *attacks.values()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert sorted(path.name for path in folder.iterdir()) == ["lib", "secret"]
+        assert (folder / "secret").read_text() == "secret"
+    assert done.returncode == 0, done.stderr
     answers = dict(zip(attacks, done.stdout.splitlines(), strict=True))
     assert answers == dict.fromkeys(REFUSED_TO_BROKER, "refused") | dict.fromkeys(ALLOWED_TO_BROKER, "worked")
-    assert [path.name for path in folder.iterdir()] == ["secret"]
 
 
 @pytest.mark.parametrize(

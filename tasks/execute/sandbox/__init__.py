@@ -22,6 +22,7 @@ import os
 import socket
 import sys
 import sysconfig
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -29,7 +30,7 @@ from typing import Final, Literal
 from tasks.execute.sandbox import landlock, privileges, seccomp
 from tasks.execute.sandbox.errors import SandboxError
 
-__all__ = ["Layer", "Profile", "SandboxError", "enter", "enter_as_broker", "layers", "self_test"]
+__all__ = ["Layer", "Profile", "SandboxError", "enter", "enter_as_broker", "layers", "profile_here", "self_test"]
 
 Profile = Literal["cpu", "gpu"]
 
@@ -84,12 +85,19 @@ def enter_as_broker(program: str, parent_pid: int) -> None:
     `enter`.
     """
     _require_linux()
+    closed = [Path(path).resolve() for path in _python_paths()]
+    libraries = [path for folder in SYSTEM_LIBRARIES for path in _around(Path(folder).resolve(), closed)]
     privileges.drop_root([program])
     privileges.die_with(parent_pid)
     privileges.forbid_gaining()
-    landlock.restrict([*SYSTEM_LIBRARIES, *SYSTEM_FACTS, NULL], executable=[program, *LOADERS])
+    landlock.restrict([*libraries, *SYSTEM_FACTS, NULL], executable=[program, *LOADERS])
     seccomp.restrict(with_programs=True)
     self_test()
+
+
+def profile_here() -> Profile:
+    """The gpu profile where the machine has an NVIDIA device."""
+    return "gpu" if Path(GPU_DEVICES[0]).exists() else "cpu"
 
 
 def self_test() -> None:
@@ -124,6 +132,19 @@ def layers() -> list[Layer]:
 def _require_linux() -> None:
     if sys.platform != "linux":
         raise SandboxError("sandbox: needs Linux: run the worker in a Linux container or virtual machine")
+
+
+def _around(path: Path, closed: Collection[Path]) -> Iterator[str]:
+    """`path` without what is `closed`, which lies beneath it in distributions and containers: Landlock only grants.
+
+    A link is left out, since what it leads to is granted by its own name or not at all.
+    """
+    if not any(other.is_relative_to(path) for other in closed):
+        yield str(path)
+    elif path not in closed:
+        for entry in path.iterdir():
+            if not entry.is_symlink():
+                yield from _around(entry, closed)
 
 
 def _python_paths() -> list[str]:
