@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from codec.errors import BadInputError
 from tasks.normal_form import normal_form
+from tasks.parsing import parse
 from tasks.store.records import Track
 
 # What each file must define. The names are also the only ones a candidate may write.
@@ -204,7 +205,7 @@ def _source_problems(files: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} has {len(source.encode())} bytes; at most {MAX_FILE_BYTES} are allowed"
             continue
         try:
-            tree = ast.parse(source, filename=name)
+            tree = parse(source)
         except SyntaxError as error:
             yield f"{name}, line {error.lineno}: {error.msg}"
         except (ValueError, RecursionError, MemoryError) as error:
@@ -227,7 +228,7 @@ def _size_problems(name: str, source: str) -> Iterator[str]:
         )
         return
     try:
-        tree = ast.parse(source)
+        tree = parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return  # said by _source_problems
     for node in ast.walk(tree):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from tasks.candidate import FUNCTIONS, Candidate, problems
+from tasks.parsing import parse
 
 # Top-level modules that cannot work in the sandbox, or are none of a codec's business, and what to do instead.
 _NO_PROCESSES: Final = "no process can be started: threads can, and PyAV has x264, x265, SVT-AV1 in process"
@@ -46,7 +47,7 @@ def lint(candidate: Candidate) -> list[str]:
 
 
 def _of_file(name: str, source: str, files: Mapping[str, str]) -> Iterator[str]:
-    tree = ast.parse(source)
+    tree = parse(source)
     seen: set[str] = set()
     for line, module in _imports(tree):
         if module not in seen:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ast
 
+from tasks.parsing import parse
+
 
 def normal_form(source: str) -> str:
     """The same text for the same program. Raises SyntaxError and what else `ast.parse` raises."""
-    tree = ast.parse(source)
+    tree = parse(source)
     kept = _fixed_names(tree)
     return ast.dump(_Renamer(kept).visit(tree), annotate_fields=False)
 

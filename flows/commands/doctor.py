@@ -71,8 +71,13 @@ def _packages() -> list[Finding]:
 
 
 def _in_process_codecs() -> list[Finding]:
-    from av.codec import Codec
-    from av.codec.codec import UnknownCodecError
+    try:
+        from av.codec import Codec
+        from av.codec.codec import UnknownCodecError
+    except ImportError as error:
+        return [
+            Finding("codecs", False, f"PyAV cannot be loaded: {error}; install what it names, or run `make install`")
+        ]
 
     def has(name: str, mode: str) -> bool:
         try:

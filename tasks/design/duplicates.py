@@ -20,6 +20,7 @@ from tasks.campaign import CandidateRef
 from tasks.candidate import FUNCTIONS, Candidate
 from tasks.dispatch.pending import pending
 from tasks.normal_form import normal_form
+from tasks.parsing import parse
 from tasks.store.records import ExperimentRecord, Status
 from tasks.store.store import Store
 
@@ -157,7 +158,7 @@ def _shingles(source: str) -> frozenset[tuple[str, ...]]:
 
 
 def _busy(source: str) -> ast.Module:
-    tree = ast.parse(source)
+    tree = parse(source)
     _Idle().visit(tree)
     return ast.fix_missing_locations(tree)
 
