@@ -202,10 +202,12 @@ def _fixed(frames: Frames, video: VideoFormat, config: CodecConfig, memory: Scen
     return Choice(payload, trial, (trial,), "fixed by config")
 
 
-def _run(coding: Coding, frames: Frames, video: VideoFormat) -> tuple[bytes, Trial]:
+def _run(
+    coding: Coding, frames: Frames, video: VideoFormat, base_payload: bytes | None = None
+) -> tuple[bytes, Trial]:
     """Encode and decode. Raises what the strategy raises."""
     strategy = strategies.get(coding.strategy)
-    payload = strategy.encode(frames, video, coding.settings)
+    payload = strategy.encode(frames, video, replace(coding.settings, base_payload=base_payload))
     decoded = strategy.decode(payload, video, len(frames))
     errors = plane_errors(frames, decoded)
     return payload, Trial(coding, len(payload), errors, errors.weighted(video), frames_hash(decoded))
@@ -308,12 +310,12 @@ class _Search:
         rate = _predicted_rate(family, self._lambda) + self._memory.asides.get(family, 0.0)
         return self._try(family.at(family.knob.rounded(rate)))
 
-    def _try(self, coding: Coding) -> float:
+    def _try(self, coding: Coding, base_payload: bytes | None = None) -> float:
         payload = None
         trial = self._memory.trials.get(coding)
         if trial is None:
             try:
-                payload, trial = _run(coding, self._frames, self._video)
+                payload, trial = _run(coding, self._frames, self._video, base_payload)
             except (EvocodecError, OSError) as error:
                 trial = Trial(coding, 0, None, inf, 0, str(error))
             self._memory.trials[coding] = trial
@@ -393,9 +395,9 @@ class _Search:
     def _enhance(self) -> None:
         """Put a network on top of the best coding, where that has a base layer of its kind."""
         if self._best and self._best[0].coding.strategy in KNOBS:
-            coding = self._best[0].coding
+            coding, payload = self._best[0].coding, self._best[1]
             enhanced = replace(coding, strategy=ENHANCER, options=(*coding.options, ("base", coding.strategy)))
-            self._try(enhanced)
+            self._try(enhanced, payload)
             self._remember(enhanced)
 
     def _remember(self, coding: Coding) -> None:

@@ -113,7 +113,7 @@ class HybridSemantic:
         if must_pay not in ("0", "1"):
             raise BadInputError(f"{self.name}: option must_pay={must_pay} is neither 0 nor 1")
         base = _base(name)
-        payload = base.encode(frames, video, replace(settings, options=options))
+        payload = settings.base_payload or base.encode(frames, video, replace(settings, options=options))
         pictures = base.decode(payload, video, len(frames))
         price = SLOPE * _squared_error(frames, pictures) / (8 * len(payload))
         stream = _best_enhancement(frames, pictures, video, price) if price else None

@@ -18,6 +18,8 @@ class EncodeSettings:
     scale          coded size over source size: "1", "3/4", "2/3" or "1/2"
     quality_range  the encoder's rate parameter (CRF or QP) at quality 0 and at quality 1; None: the default
     options        further encoder parameters, by the encoder's own names
+    base_payload   what the base layer's strategy makes of these settings, where the caller has it already; saves a
+                   strategy that has a base layer the work, and changes no byte
     """
 
     quality: float
@@ -25,6 +27,7 @@ class EncodeSettings:
     scale: str = "1"
     quality_range: tuple[float, float] | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    base_payload: bytes | None = None
 
 
 class Strategy(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -66,6 +67,16 @@ def test_it_lowers_the_error_of_its_base_by_more_than_its_bytes_are_worth() -> N
 def test_the_same_input_gives_the_same_bytes() -> None:
     settings = EncodeSettings(0.5, "fast", options=X265)
     assert strategies.get("hybrid_semantic").encode(*clip(), settings) == coded()
+
+
+def test_a_base_layer_that_is_already_coded_saves_coding_it_and_changes_no_byte() -> None:
+    frames, video = clip()
+    plain = strategies.get("x265").encode(frames, video, EncodeSettings(0.5, "fast"))
+    told = EncodeSettings(0.5, "fast", options=X265, base_payload=plain)
+    assert strategies.get("hybrid_semantic").encode(frames, video, told) == coded()
+    # what is told is what is used: at another quality the base layer is still this one
+    other = replace(told, quality=0.3)
+    assert strategies.get("hybrid_semantic").encode(frames, video, other) == coded()
 
 
 @pytest.mark.slow
