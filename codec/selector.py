@@ -202,9 +202,7 @@ def _fixed(frames: Frames, video: VideoFormat, config: CodecConfig, memory: Scen
     return Choice(payload, trial, (trial,), "fixed by config")
 
 
-def _run(
-    coding: Coding, frames: Frames, video: VideoFormat, base_payload: bytes | None = None
-) -> tuple[bytes, Trial]:
+def _run(coding: Coding, frames: Frames, video: VideoFormat, base_payload: bytes | None = None) -> tuple[bytes, Trial]:
     """Encode and decode. Raises what the strategy raises."""
     strategy = strategies.get(coding.strategy)
     payload = strategy.encode(frames, video, replace(coding.settings, base_payload=base_payload))
