@@ -181,7 +181,7 @@ class CompressionStrategySelector:
         elif any(1 / NEAR_LAMBDA <= known / lambda_rd <= NEAR_LAMBDA for known in memory.searched):
             search.look_again()
         else:
-            search.look(shortlist(effort, scene_class))
+            search.look(shortlist(effort, scene_class, len(frames)))
         return search.choice()
 
 
@@ -384,7 +384,10 @@ class _Search:
         """Change the encoder's settings one after the other at the best rate known; what helps stays."""
         least, coding = self._best_of(family)
         for variant in VARIANTS.get(family.strategy, ()):
-            varied = replace(coding, options=(*coding.options, *variant))
+            options = tuple({**dict(coding.options), **dict(variant)}.items())
+            if options == coding.options:
+                continue
+            varied = replace(coding, options=options)
             cost = self._try(varied)
             if cost < least:
                 least, coding = cost, varied

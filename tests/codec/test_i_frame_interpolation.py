@@ -343,7 +343,7 @@ def test_torch_is_loaded_only_when_a_network_is_used() -> None:
 
 def test_auto_asks_it_about_still_scenes_and_talking_heads_only() -> None:
     def listed(scene_class: SceneClass) -> bool:
-        return "i_frame_interpolation" in {tool.strategy for tool in shortlist(EFFORTS[MAX_EFFORT], scene_class)}
+        return "i_frame_interpolation" in {tool.strategy for tool in shortlist(EFFORTS[MAX_EFFORT], scene_class, 30)}
 
     assert listed("talking_head")
     assert listed("static")

@@ -136,7 +136,7 @@ def test_a_fade_over_a_pan_is_told_by_gains() -> None:
 def test_auto_finds_it_whatever_the_class_of_the_scene() -> None:
     for effort in EFFORTS[2:]:
         for scene_class in ("static", "talking_head", "moderate_motion", "high_motion", "screen"):
-            assert "procedural" in {tool.strategy for tool in shortlist(effort, scene_class)}
+            assert "procedural" in {tool.strategy for tool in shortlist(effort, scene_class, 30)}
     frames, video = filmed(PATHS["pan"])
     _, report = EncodingAgent(CodecConfig(strategy="auto", effort=2, quality=0.6)).encode_bytes(frames, video)
     assert [scene.strategy for scene in report.scenes] == ["procedural"]

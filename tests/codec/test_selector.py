@@ -103,6 +103,25 @@ def test_screen_content_gets_screen_tools(read_clip: ReadClip) -> None:
     assert not choose(frames, video, 0.5, 0).trial.coding.options
 
 
+def test_groups_of_pictures_follow_the_length_of_the_scene() -> None:
+    for frames, expected in ((1, "16"), (64, "16"), (65, "32")):
+        tools = shortlist(EFFORTS[8], "moderate_motion", frames)
+        assert [dict(tool.options)["gopsize"] for tool in tools if tool.strategy == "vvc"] == [expected]
+
+
+def test_other_groups_of_pictures_are_tried_and_the_better_ones_kept(
+    read_clip: ReadClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, video = crop(*read_clip("calendar.mkv", 33), 192, 128)
+    monkeypatch.setattr(selector, "EFFORTS", (Effort((Tool("vvc", "faster"),), 0, 0, 0, 1),) * (MAX_EFFORT + 1))
+    choice = choose(frames, video, 0.4, 4)
+    options = [dict(trial.coding.options) for trial in choice.trials]
+    assert options[:2] == [{"gopsize": "16"}, {"gopsize": "32"}]
+    short, usual = (trial.cost(lambda_of_quality(0.4)) for trial in choice.trials[:2])
+    assert short < 0.98 * usual
+    assert options[2:] == [{"gopsize": "16", "intraqpoffset": "-1"}]
+
+
 def test_what_fails_is_recorded_and_out(moving_picture: MovingPicture, monkeypatch: pytest.MonkeyPatch) -> None:
     frames, video = moving_picture(64, 64, 4)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
@@ -133,7 +152,7 @@ def test_every_effort_has_a_traditional_encoder_for_every_class() -> None:
     assert len(EFFORTS) == MAX_EFFORT + 1
     for effort in EFFORTS:
         for scene_class in ("static", "talking_head", "moderate_motion", "high_motion", "screen"):
-            tools = shortlist(effort, scene_class)
+            tools = shortlist(effort, scene_class, 30)
             assert any(tool.strategy in KNOBS for tool in tools)
             for tool in tools:
                 assert tool.preset is None or tool.preset in strategies.get(tool.strategy).presets
