@@ -25,7 +25,8 @@ LENGTH_OPTIONS: dict[str, tuple[tuple[float, tuple[tuple[str, str], ...]], ...]]
     "vvc": ((64, (("gopsize", "16"),)), (inf, (("gopsize", "32"),))),
 }
 # Encoder parameters of which now one and now the other setting is better, by 1 to 8% of the cost; no feature tells
-# which: SVT-AV1's temporal filter and its quantiser by block, VVenC's groups of pictures and bits for the intra picture.
+# which: SVT-AV1's temporal filter and its quantiser by block, VVenC's groups of pictures and its bits for the intra
+# picture.
 VARIANTS = {
     "av1": ((("enable-tf", "0"),), (("aq-mode", "0"),)),
     "vvc": ((("gopsize", "16"),), (("gopsize", "32"),), (("intraqpoffset", "-1"),)),
