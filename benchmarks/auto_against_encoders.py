@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--clip-folder", type=Path, default=CLIPS)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--qualities", nargs="+", type=float, default=QUALITIES, help="four or more rate points")
-    parser.add_argument("--against", nargs="*", default=[], help="further encoders: strategy and preset in one word")
+    parser.add_argument("--against", nargs="*", default=[], help='further encoders: "STRATEGY PRESET [OPTION=VALUE …]"')
     order = parser.parse_args()
     order.cache.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
@@ -93,13 +93,29 @@ def compare(name: str, order: argparse.Namespace) -> tuple[dict[str, float], flo
     points = Points(order.cache, name, frames, video)
     both = [points.auto(order.effort, quality, order.workers) for quality in order.qualities]
     auto, off = [one for one, _ in both], [other for _, other in both]
-    further = [Tool(*words.split()) for words in order.against]
+    further = [named_tool(words) for words in order.against]
     found = {}
+    shares = []
     for tool in dict.fromkeys((*single_encoders(frames, video, order.effort), *further)):
         hull = convex_hull(points.single(tool, scale, quality) for scale in SCALES for quality in order.qualities)
-        found[" ".join(filter(None, (tool.strategy, tool.preset, "scm" * bool(tool.options))))] = bd_rate(hull, auto)
-    span = f"{len(frames)} frames, {auto[0][1]:.1f} to {auto[-1][1]:.1f} dB"
+        options = (f"{key}={value}" for key, value in tool.options)
+        found[" ".join(filter(None, (tool.strategy, tool.preset, *options)))] = bd_rate(hull, auto)
+        shares.append(overlap(hull, auto))
+    span = f"{len(frames)} frames, {auto[0][1]:.1f} to {auto[-1][1]:.1f} dB, overlap at least {min(shares):.0%}"
     return found, 0.0 if auto == off else bd_rate(off, auto), span
+
+
+def named_tool(words: str) -> Tool:
+    strategy, preset, *options = words.split()
+    return Tool(
+        strategy, preset, tuple((key, value) for key, _, value in (option.partition("=") for option in options))
+    )
+
+
+def overlap(anchor: Sequence[Point], test: Sequence[Point]) -> float:
+    """The share of the anchor's range of PSNR-Y that the BD-rate is computed over."""
+    low, high = max(anchor[0][1], test[0][1]), min(anchor[-1][1], test[-1][1])
+    return max(0.0, high - low) / (anchor[-1][1] - anchor[0][1])
 
 
 def read(name: str, count: int, folder: Path) -> tuple[Frames, VideoFormat]:

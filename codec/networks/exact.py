@@ -80,6 +80,8 @@ def built(kind: Callable[[], nn.Module]) -> Any:
 
 def round_through(x: Tensor) -> Tensor:
     """Rounded to integers, halves upwards; the gradient passes as if it were not."""
+    if not torch.is_grad_enabled():
+        return torch.floor(x + 0.5)
     return x + (torch.floor(x + 0.5) - x).detach()
 
 

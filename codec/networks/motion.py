@@ -21,6 +21,7 @@ matching). It ends at quarter samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -33,6 +34,7 @@ LEVELS = 4
 REACH = 3
 PRICE = 24  # of a step away from the prediction, in grey levels summed over the window
 HALF_TAPS = np.array([-1, 4, -11, 40, 40, -11, 4, -1], np.int32)  # HEVC (H.265, 8.5.3.3.3.1), sum 64
+LARGEST_PLACE = 2**15 - 1  # that OpenCV can read a picture at
 
 Vectors = npt.NDArray[np.int32]  # [2, rows, columns] of blocks: down, right
 Costs = npt.NDArray[np.int32]  # [rows, columns] of blocks
@@ -165,11 +167,24 @@ def moved(source: Plane, zoom: int, vectors: Vectors) -> Plane:
     """`source`, `zoom` times as fine as the result, read at each block's vector; beyond an edge the edge repeats."""
     height, width = source.shape
     block = height // zoom // vectors.shape[1]
+    if max(height, width) + int(np.abs(vectors).max()) <= LARGEST_PLACE:
+        # OpenCV only copies samples here: nothing is interpolated. A pair of 16 bits is repeated as one number of 32.
+        pairs = np.ascontiguousarray(vectors[::-1].transpose(1, 2, 0).astype(np.int16)).view(np.int32)[..., 0]
+        still = _unmoved(height, width, zoom)
+        places = pairs.repeat(block, axis=1).repeat(block, axis=0).view(np.int16).reshape(still.shape)
+        places += still
+        return np.asarray(cv2.remap(source, places, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE))
     down, right = (vector.repeat(block, axis=0).repeat(block, axis=1) for vector in vectors)
     rows = np.clip(down + np.arange(0, height, zoom, dtype=np.int32)[:, None], 0, height - 1)
     columns = np.clip(right + np.arange(0, width, zoom, dtype=np.int32), 0, width - 1)
-    found: Plane = np.take(source, rows * width + columns)
+    found: Plane = np.take(source, rows.astype(np.int64) * width + columns)
     return found
+
+
+@lru_cache(maxsize=8)
+def _unmoved(height: int, width: int, zoom: int) -> npt.NDArray[np.int16]:
+    """Where samples lie in a source of this size: [h, w, 2], right and down."""
+    return np.stack(np.meshgrid(np.arange(0, width, zoom), np.arange(0, height, zoom)), axis=2).astype(np.int16)
 
 
 def with_half_samples(plane: Plane) -> Plane:

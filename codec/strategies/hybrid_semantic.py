@@ -254,17 +254,27 @@ def _best_enhancement(frames: Frames, pictures: Frames, video: VideoFormat, pric
     probed = _spread(len(frames), PROBED_FRAMES)
     tested = _sums(frames, pictures, video, list(range(len(SHIPPED_NAMES))), probed)
     code = min(range(len(tested)), key=lambda code: _fitted_error(tested[code]))
-    sums = tested[code] if probed == everything else _sums(frames, pictures, video, [code], everything)[0]
-    shape = (len(frames), *_grid(video))
-    costs: list[tuple[float, bytes]] = []
-    for gains, sets in _choices(sums, price):
-        stream = write_enhancement(Enhancement(code, gains, sets.reshape(shape)))
-        costs.append((_predicted_error(sums, gains, sets) + price * 8 * len(stream), stream))
-    stream = min(costs)[1]
+    sums = tested[code]
+    if probed != everything:
+        left, stream = _cheapest_stream(code, sums, video, price)
+        if (sums.error.sum() - left) * len(everything) / len(probed) < price * 8 * len(stream):
+            return None  # all frames take more bytes than these few
+        sums = _sums(frames, pictures, video, [code], everything)[0]
+    _, stream = _cheapest_stream(code, sums, video, price)
     # The sums know nothing of rounding and clamping: what is promised is what a decoder makes.
     decoded = _apply(read_enhancement(stream, video, len(frames)), pictures, video)
     saved = _squared_error(frames, pictures) - _squared_error(frames, decoded)
     return stream if saved > price * 8 * (len(stream) + 1 + BASE_LENGTH_BYTES) else None
+
+
+def _cheapest_stream(code: int, sums: Sums, video: VideoFormat, price: float) -> tuple[float, bytes]:
+    """Of the choices of gains and blocks the cheapest: the error that it leaves, and its bytes."""
+    found: list[tuple[float, float, bytes]] = []
+    for gains, sets in _choices(sums, price):
+        stream = write_enhancement(Enhancement(code, gains, sets.reshape(-1, *_grid(video))))
+        left = _predicted_error(sums, gains, sets)
+        found.append((left + price * 8 * len(stream), left, stream))
+    return min(found)[1:]
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from codec.networks.motion import aligned
+from codec.networks.motion import aligned, moved
 from tests.codec.conftest import ReadClip
 
 
@@ -46,6 +46,25 @@ def test_any_size_gives_a_plane_of_that_size(size: tuple[int, int]) -> None:
     current = texture(*size)
     assert np.array_equal(aligned(current, current), current)
     assert aligned(current, 255 - current).shape == size
+
+
+@pytest.mark.parametrize(
+    ("size", "zoom"), [((64, 96), 1), ((64, 96), 2), ((64, 96), 4), ((8, 32752), 1), ((64, 40000), 4)]
+)
+@pytest.mark.parametrize("reach", [3, 200, 100_000])
+def test_samples_are_read_where_the_vectors_point_and_at_the_edge_beyond_it(
+    size: tuple[int, int], zoom: int, reach: int
+) -> None:
+    height, width = size
+    rng = np.random.default_rng(reach)
+    source = rng.integers(0, 256, size, np.uint8)
+    vectors = rng.integers(-reach, reach + 1, (2, height // zoom // 8 or 1, width // zoom // 8), np.int32)
+    found = moved(source, zoom, vectors)
+    assert found.shape == (height // zoom, width // zoom)
+    for row, column in rng.integers(0, found.shape, (200, 2)):
+        down, right = vectors[:, row // 8, column // 8]
+        there = min(max(row * zoom + down, 0), height - 1), min(max(column * zoom + right, 0), width - 1)
+        assert found[row, column] == source[there]
 
 
 def test_it_is_the_same_with_any_number_of_threads() -> None:
