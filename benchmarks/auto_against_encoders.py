@@ -26,6 +26,7 @@ from statistics import mean
 
 import bjontegaard
 import cv2
+from procedural import scenes
 
 from codec import strategies
 from codec.config import CodecConfig
@@ -57,7 +58,9 @@ def main() -> None:
     parser.add_argument("--effort", type=int, default=4)
     parser.add_argument("--frames", type=int, default=120, help="use only the first frames of each clip")
     parser.add_argument(
-        "--clips", nargs="+", help="names without suffix, demo for the demo clip; NAME:FRAMES for its beginning"
+        "--clips",
+        nargs="+",
+        help="names without suffix, demo for the demo clip, a scene of procedural.py; NAME:FRAMES for its beginning",
     )
     parser.add_argument("--clip-folder", type=Path, default=CLIPS)
     parser.add_argument("--workers", type=int, default=1)
@@ -122,15 +125,19 @@ def read(name: str, count: int, folder: Path) -> tuple[Frames, VideoFormat]:
     if name == "demo":
         video, frames = demo_clip()
         return frames[:count], video
-    with open_video(folder / f"{name}.mkv") as reader:
+    path = folder / f"{name}.mkv"
+    if not path.exists():
+        frames, video = scenes(folder)[name]()
+        return frames[:count], video
+    with open_video(path) as reader:
         return reader.read(count), reader.format
 
 
 def single_encoders(frames: Frames, video: VideoFormat, effort: int) -> Iterator[Tool]:
     """The traditional encoders on the list of `effort`, and the screen variant of those that have one."""
     classifier = SceneClassifier()
-    scenes = split_scenes([frames], video, len(frames))
-    has_screen = any(classifier.classify(classifier.features(scene))[0] == "screen" for scene in scenes)
+    parts = split_scenes([frames], video, len(frames))
+    has_screen = any(classifier.classify(classifier.features(part))[0] == "screen" for part in parts)
     for tool in EFFORTS[effort].tools:
         if tool.strategy in KNOBS:
             yield tool
