@@ -75,7 +75,7 @@ class RateKnob:
 
     low, high  what the encoder takes
     step       rates are multiples of it
-    stride     a change that moves the rate by about an eighth: how far a search steps aside
+    stride     a change that makes the rate about an eighth coarser: how far a search steps aside
     slopes     log2 lambda, rising …
     rates      … and the parameter at which the encoder's curve has that slope
     """
@@ -108,12 +108,17 @@ KNOBS = {
     "av1": RateKnob(1, 70, 0.25, 2, (2.75, 3.75, 4.8, 5.85, 6.95, 8.1, 9.55, 11.95), _AV1_RATES),
     "vvc": RateKnob(0, 63, 0.5, 1, (3.15, 4.75, 6.25, 7.75, 9.05, 10.35, 11.6), _VVC_RATES),
 }
-# A strategy that is not in the table is turned by its quality knob, which is taken to mean the same as ours.
+# A strategy that is not in the tables is turned by its quality knob, which is taken to mean the same as ours.
 QUALITY_KNOB = RateKnob(
     0,
     1,
     0.001,
-    0.04,
+    -0.04,
     tuple(slope for _, slope in reversed(LAMBDA_OF_QUALITY)),
     tuple(quality for quality, _ in reversed(LAMBDA_OF_QUALITY)),
 )
+# A still serves many frames, and one colour many places: what `procedural` draws pays at finer qualities than a frame.
+PROCEDURAL_RATES = (1.0, 0.9, 0.8, 0.68, 0.52, 0.36, 0.25)
+QUALITY_KNOBS = {
+    "procedural": RateKnob(0, 1, 0.001, -0.06, (2.2, 3.9, 5.2, 6.5, 7.9, 9.6, 11.5), PROCEDURAL_RATES),
+}

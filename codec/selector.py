@@ -24,7 +24,15 @@ from codec.config import AUTO, CodecConfig
 from codec.effort import EFFORTS, ENHANCER, VARIANTS, Effort, Tool, shortlist
 from codec.errors import EncodeError, EvocodecError
 from codec.frames import Frames, VideoFormat
-from codec.rate_distortion import KNOBS, QUALITY_KNOB, PlaneErrors, RateKnob, lambda_of_quality, plane_errors
+from codec.rate_distortion import (
+    KNOBS,
+    QUALITY_KNOB,
+    QUALITY_KNOBS,
+    PlaneErrors,
+    RateKnob,
+    lambda_of_quality,
+    plane_errors,
+)
 from codec.resample import SCALES, enlarge, shrink
 from codec.scenes import SceneClass
 from codec.strategies.elementary import ElementaryStrategy
@@ -89,7 +97,7 @@ class Coding:
 
     @property
     def knob(self) -> RateKnob:
-        return KNOBS.get(self.encoder, QUALITY_KNOB)
+        return KNOBS.get(self.encoder) or QUALITY_KNOBS.get(self.encoder, QUALITY_KNOB)
 
     def __str__(self) -> str:
         parts = [self.strategy, self.preset, *(f"{key}={value}" for key, value in self.options)]

@@ -76,7 +76,9 @@ SPACE: dict[str, StrategySpace] = {
         {"enable-tf": ("1", "0"), "aq-mode": ("2", "0"), "scm": ("2", "1")},
     ),
     # Groups of 16 pictures save up to 15% in short scenes and cost as much in long ones.
-    "vvc": StrategySpace(("faster", "fast", "medium"), (43, 14), {"intraqpoffset": ("-3", "-1"), "gopsize": ("32", "16")}),
+    "vvc": StrategySpace(
+        ("faster", "fast", "medium"), (43, 14), {"intraqpoffset": ("-3", "-1"), "gopsize": ("32", "16")}
+    ),
     "auto": StrategySpace(("1", "2", "3", "4"), speed="effort"),
     # A network over SVT-AV1's pictures, or a few bytes that say that none paid.
     "hybrid_semantic": StrategySpace(
