@@ -41,7 +41,8 @@ def main() -> None:
     for name in order.clips:
         whole, video = middle(*read(name, max(order.frames), order.clip_folder), *order.size)
         for count in order.frames:
-            frames = whole[to_and_fro(len(whole), count)]
+            shown = to_and_fro(len(whole), count)
+            frames = Frames(*(plane[shown] for plane in whole.planes()))
             usual = curve(frames, video, order, "")
             row = []
             for words in order.options:

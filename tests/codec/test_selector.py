@@ -10,12 +10,13 @@ from codec import selector, strategies
 from codec.bitstream import frames_hash
 from codec.config import CodecConfig
 from codec.decoding_agent import decode_bytes
+from codec.demo_clip import demo_clip
 from codec.effort import EFFORTS, MAX_EFFORT, Effort, Tool, shortlist
 from codec.encoding_agent import EncodingAgent
 from codec.errors import BadInputError, EncodeError
 from codec.frames import Frames, VideoFormat
-from codec.rate_distortion import KNOBS, QUALITY_KNOB, lambda_of_quality, plane_errors
-from codec.selector import Choice, CompressionStrategySelector
+from codec.rate_distortion import KNOBS, QUALITY_KNOB, QUALITY_KNOBS, lambda_of_quality, plane_errors
+from codec.selector import Choice, Coding, CompressionStrategySelector
 from codec.strategies.protocol import EncodeSettings
 from tests.codec.conftest import MovingPicture, ReadClip
 
@@ -41,6 +42,27 @@ def test_lambda_falls_and_every_knob_gets_finer_with_quality() -> None:
         # Beyond both ends of its table too: what rounding gives is what the encoder takes.
         assert all(knob.low <= knob.rounded(knob.at(4.0**power)) <= knob.high for power in range(-3, 12))
     assert [QUALITY_KNOB.at(lambda_rd) for lambda_rd in lambdas] == pytest.approx(list(qualities))
+    for knob in QUALITY_KNOBS.values():
+        rates = [knob.rounded(knob.at(lambda_rd)) for lambda_rd in lambdas]
+        assert all(later >= earlier for earlier, later in pairwise(rates))
+    # A step aside by the stride is a step towards the coarser side.
+    for knob in (*KNOBS.values(), QUALITY_KNOB, *QUALITY_KNOBS.values()):
+        assert (knob.stride > 0) == (knob.at(100) > knob.at(10))
+
+
+def test_what_is_drawn_is_asked_for_at_a_finer_quality_than_a_frame() -> None:
+    video, frames = demo_clip()
+    still = frames[:24]
+    lambda_rd = lambda_of_quality(0.35)
+    family = Coding("procedural")
+    asked, plain = (family.at(rate) for rate in (family.knob.rounded(family.knob.at(lambda_rd)), 0.35))
+    costs = []
+    for coding in (asked, plain):
+        strategy = strategies.get("procedural")
+        payload = strategy.encode(still, video, coding.settings)
+        errors = plane_errors(still, strategy.decode(payload, video, len(still)))
+        costs.append(errors.weighted(video) + lambda_rd * 8 * len(payload))
+    assert costs[0] < 0.85 * costs[1]
 
 
 @pytest.mark.parametrize("quality", [0.3, 0.5, 0.7])
