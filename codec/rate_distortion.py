@@ -75,7 +75,7 @@ class RateKnob:
 
     low, high  what the encoder takes
     step       rates are multiples of it
-    stride     a change that makes the rate about an eighth coarser: how far a search steps aside
+    stride     a change that makes the rate about an eighth coarser, where it is known: how far a search steps aside
     slopes     log2 lambda, rising …
     rates      … and the parameter at which the encoder's curve has that slope
     """
@@ -120,5 +120,5 @@ QUALITY_KNOB = RateKnob(
 # A still serves many frames, and one colour many places: what `procedural` draws pays at finer qualities than a frame.
 PROCEDURAL_RATES = (1.0, 0.9, 0.8, 0.68, 0.52, 0.36, 0.25)
 QUALITY_KNOBS = {
-    "procedural": RateKnob(0, 1, 0.001, -0.06, (2.2, 3.9, 5.2, 6.5, 7.9, 9.6, 11.5), PROCEDURAL_RATES),
+    "procedural": RateKnob(0, 1, 0.001, -0.1, (2.2, 3.9, 5.2, 6.5, 7.9, 9.6, 11.5), PROCEDURAL_RATES),
 }

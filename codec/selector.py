@@ -45,6 +45,10 @@ SCALE_PATIENCE = 1.03
 NEAR_LAMBDA = 2.0
 WORTH_ANOTHER_LOOK = 1.08
 MOST_LOOKS = 3
+# What is drawn has no slope that lambda predicts well: how often a still is seen, and how noisily, moves it. Where it
+# comes so near to the best, so many rates beside the predicted one are tried at once.
+DRAWN_PATIENCE = 1.25
+DRAWN_PROBES = 2
 SCALE_SAMPLES = 3
 # VVenC takes whole QPs. An offset for intra pictures of one more than the usual -3 comes out about half a step coarser,
 # and no worse for its bits.
@@ -261,12 +265,14 @@ class _Search:
         )
         for tool in tools:
             self._try_predicted(Coding(tool.strategy, tool.preset, options=tool.options))
+        if effort.probes:
+            self._refine_drawn()
         floors = self._scaling_floors() if effort.scaled else {}
         scalable = [family for family in self._ranked() if family.strategy in KNOBS]
         for family in scalable[: effort.scaled]:
             self._try_scales(family, floors)
         for family in self._ranked()[: effort.refined]:
-            self._refine(family)
+            self._refine(family, effort.probes)
         for family in self._ranked()[: effort.varied]:
             self._vary(family)
         if effort.enhanced:
@@ -371,11 +377,18 @@ class _Search:
                 return
             best = min(best, cost)
 
-    def _refine(self, family: Coding) -> None:
+    def _refine_drawn(self) -> None:
+        ranked = self._ranked()
+        for family in ranked:
+            if family.encoder in QUALITY_KNOBS:
+                limit = DRAWN_PATIENCE * self._best_of(ranked[0])[0]
+                if self._best_of(family)[0] <= limit:
+                    self._refine(family, DRAWN_PROBES)
+
+    def _refine(self, family: Coding, probes: int) -> None:
         """Walk along the rate from the best one known, finer first, while the cost falls."""
         knob = family.knob
         start, coding = self._best_of(family)
-        probes = self._effort.probes
         for direction in (-knob.stride, knob.stride):
             while probes:
                 aside = coding.at(knob.rounded(coding.rate + direction))
