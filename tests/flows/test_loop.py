@@ -58,7 +58,7 @@ print("RESULT", json.dumps({"result": result, "modules": sorted(sys.modules)}))
 """
 
 
-def run_loop(lab: LocalLab, campaign: Campaign, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def run_loop(lab: LocalLab, campaign: Campaign, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", RUN_LOOP, campaign.model_dump_json()],
         env=clean_environment() | {"PREFECT_API_URL": lab.api_url, "PREFECT_HOME": str(lab.home / "prefect")},
