@@ -110,9 +110,8 @@ def compare(name: str, order: argparse.Namespace) -> tuple[dict[str, float], flo
 
 def named_tool(words: str) -> Tool:
     strategy, preset, *options = words.split()
-    return Tool(
-        strategy, preset, tuple((key, value) for key, _, value in (option.partition("=") for option in options))
-    )
+    pairs = (option.partition("=") for option in options)
+    return Tool(strategy, preset, tuple((key, value) for key, _, value in pairs))
 
 
 def overlap(anchor: Sequence[Point], test: Sequence[Point]) -> float:
@@ -127,7 +126,10 @@ def read(name: str, count: int, folder: Path) -> tuple[Frames, VideoFormat]:
         return frames[:count], video
     path = folder / f"{name}.mkv"
     if not path.exists():
-        frames, video = scenes(folder)[name]()
+        known = scenes(folder if folder.exists() else None)
+        if name not in known:
+            raise SystemExit(f"no clip {path} and no scene {name}: the scenes are {', '.join(known)}")
+        frames, video = known[name]()
         return frames[:count], video
     with open_video(path) as reader:
         return reader.read(count), reader.format
