@@ -118,7 +118,7 @@ QUALITY_KNOB = RateKnob(
     tuple(quality for quality, _ in reversed(LAMBDA_OF_QUALITY)),
 )
 # A still serves many frames, and one colour many places: what `procedural` draws pays at finer qualities than a frame.
-# Between where D + lambda·R was least for stills, camera paths and screens, which lie up to 0.2 apart.
+# Not from slopes.py: between where D + lambda·R was least for stills, camera paths and screens, up to 0.2 apart.
 PROCEDURAL_RATES = (1.0, 0.9, 0.8, 0.68, 0.52, 0.36, 0.25)
 QUALITY_KNOBS = {
     "procedural": RateKnob(0, 1, 0.001, -0.1, (2.2, 3.9, 5.2, 6.5, 7.9, 9.6, 11.5), PROCEDURAL_RATES),
