@@ -3,9 +3,10 @@
 Each single encoder codes the whole clip as one scene at one CRF or QP, is charged its elementary stream alone, and is
 compared by the convex hull over its scales, so that it is as free as auto is. Where the clip has a screen scene,
 SVT-AV1 runs with its screen tools as well, as a further single encoder. auto pays for the whole file. With --against it
-is compared with further encoders, by their hulls too. "Off" is the same search without the procedures and networks that
-it tried: the cheapest traditional coding of each scene. Points are kept in the folder given, one file each, so that a
-run can be stopped and continued.
+is compared with further encoders, by their hulls too: the encoder that auto finishes with must be named there, at the
+presets to compare with. "Off" is the same search without the procedures and networks that it tried: the cheapest
+traditional coding of each scene. Points are kept in the folder given, one file each, so that a run can be stopped and
+continued.
 
     python benchmarks/auto_against_encoders.py /tmp/points --effort 4 --clips mixed360 demo --frames 60 \
         --against "x265 medium"
@@ -20,6 +21,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from operator import methodcaller
 from pathlib import Path
 from statistics import mean
@@ -29,10 +31,11 @@ import cv2
 from procedural import scenes
 
 from codec import strategies
+from codec.bitstream import frames_hash
 from codec.config import CodecConfig
 from codec.demo_clip import demo_clip
 from codec.effort import CLASS_OPTIONS, EFFORTS, Tool
-from codec.encoding_agent import EncodingAgent
+from codec.encoding_agent import EncodingAgent, SceneReport
 from codec.frames import Frames, VideoFormat
 from codec.quality import psnr
 from codec.rate_distortion import KNOBS, lambda_of_quality, plane_errors
@@ -136,12 +139,16 @@ def read(name: str, count: int, folder: Path) -> tuple[Frames, VideoFormat]:
 
 
 def single_encoders(frames: Frames, video: VideoFormat, effort: int) -> Iterator[Tool]:
-    """The traditional encoders on the list of `effort`, and the screen variant of those that have one."""
+    """The traditional encoders on the list of `effort`, and the screen variant of those that have one.
+
+    Without the one that auto finishes with: at the quick preset that only searches it is nobody's rival.
+    """
     classifier = SceneClassifier()
     parts = split_scenes([frames], video, len(frames))
     has_screen = any(classifier.classify(classifier.features(part))[0] == "screen" for part in parts)
+    finish = EFFORTS[effort].finish
     for tool in EFFORTS[effort].tools:
-        if tool.strategy in KNOBS:
+        if tool.strategy in KNOBS and not (finish and finish.strategy == tool.strategy):
             yield tool
             if has_screen and (tool.strategy, "screen") in CLASS_OPTIONS:
                 yield Tool(tool.strategy, tool.preset, CLASS_OPTIONS[tool.strategy, "screen"])
@@ -156,21 +163,28 @@ class Points:
     def auto(self, effort: int, quality: float, workers: int) -> tuple[Point, Point]:
         """With everything that is on the list, and with traditional encoders alone."""
         what = f"auto effort {effort} quality {quality}"
-        cost = methodcaller("cost", lambda_of_quality(quality))
 
         def encode() -> tuple[int, int]:
             config = CodecConfig(strategy="auto", effort=effort, quality=quality)
             data, report = EncodingAgent(config).encode_bytes(self._frames, self._video, workers=workers)
-            kept = [
-                min((trial for trial in scene.trials if trial.coding.strategy in KNOBS), key=cost)
-                for scene in report.scenes
-            ]
+            kept = [self._without_extras(scene, effort, quality) for scene in report.scenes]
             added = sum(trial.bytes - scene.payload_bytes for trial, scene in zip(kept, report.scenes, strict=True))
             self._point(f"{what}, {OFF}", lambda: (len(data) + added, luma_error(kept)))
             return len(data), luma_error(scene.chosen for scene in report.scenes)
 
         on = self._point(what, encode)
         return on, self._point(f"{what}, {OFF}", encode)
+
+    def _without_extras(self, scene: SceneReport, effort: int, quality: float) -> Trial:
+        """The cheapest traditional coding of the scene, finished as auto would have done had it been the choice."""
+        cost = methodcaller("cost", lambda_of_quality(quality))
+        best = min((trial for trial in scene.trials if trial.coding.strategy in KNOBS), key=cost)
+        finish = EFFORTS[effort].finish
+        if not finish or finish.strategy != best.coding.strategy or finish.preset == best.coding.preset:
+            return best
+        finished = replace(best.coding, preset=finish.preset)
+        frames = self._frames[scene.first_frame : scene.first_frame + scene.frames]
+        return min(best, measured(finished, frames, self._video), key=cost)
 
     def single(self, tool: Tool, scale: str, quality: float) -> Point:
         knob = KNOBS[tool.strategy]
@@ -179,10 +193,8 @@ class Points:
         coding = Coding(tool.strategy, tool.preset, scale, options=tool.options).at(rate)
 
         def encode() -> tuple[int, int]:
-            strategy = strategies.get(tool.strategy)
-            payload = strategy.encode(self._frames, self._video, coding.settings)
-            decoded = strategy.decode(payload, self._video, len(self._frames))
-            return len(payload) - 1, plane_errors(self._frames, decoded).y
+            trial = measured(coding, self._frames, self._video)
+            return trial.bytes - 1, luma_error([trial])
 
         return self._point(str(coding), encode)
 
@@ -199,6 +211,14 @@ class Points:
         fact = json.loads(path.read_text())
         kbps = float(fact["bytes"] * 8 * video.frame_rate / len(frames) / 1000)
         return kbps, psnr(fact["sse_y"] / frames.y.size)
+
+
+def measured(coding: Coding, frames: Frames, video: VideoFormat) -> Trial:
+    strategy = strategies.get(coding.strategy)
+    payload = strategy.encode(frames, video, coding.settings)
+    decoded = strategy.decode(payload, video, len(frames))
+    errors = plane_errors(frames, decoded)
+    return Trial(coding, len(payload), errors, errors.weighted(video), frames_hash(decoded))
 
 
 def luma_error(trials: Iterable[Trial]) -> int:

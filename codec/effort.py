@@ -57,6 +57,8 @@ class Effort:
     refined   of so many of the best (tool, scale) pairs the rates beside the predicted one are tried …
     probes    … with at most so many encodes each
     varied    of so many of the best pairs the encoder's variants are tried, one on top of the other where they help
+    finish    the best coding by this tool's encoder is coded once more at the tool's slower preset: the scale, variants
+              and rate that suit a quick preset suit a slow one, which is then paid for once and not at every trial
     enhanced  whether a network is tried on top of the best coding
     """
 
@@ -65,6 +67,7 @@ class Effort:
     refined: int
     probes: int
     varied: int
+    finish: Tool | None = None
     enhanced: bool = False
 
 
@@ -73,19 +76,22 @@ def _tools(*names: str) -> tuple[Tool, ...]:
     return tuple(Tool(part[0], part[1] if len(part) > 1 else None) for part in parts)
 
 
+_FAST, _MEDIUM, _SLOW, _SLOWER = (Tool("vvc", preset) for preset in ("fast", "medium", "slow", "slower"))
+
+
 # Presets by speed on one core: SVT-AV1 8, 6 and 4 and VVenC faster code one 1080p frame in 0.1 to 0.4 s, VVenC fast in
-# 0.8 s, VVenC medium in 3 s, VVenC slow in 8 s.
+# 0.8 s, VVenC medium in 3 s, VVenC slow in 8 s, VVenC slower in 20 s.
 EFFORTS = (
     Effort(_tools("av1 8"), 0, 0, 0, 0),
     Effort(_tools("av1 8"), 1, 0, 0, 0),
     Effort(_tools("av1 6", "procedural"), 1, 1, 1, 0),
     Effort(_tools("av1 5", "vvc faster", "procedural"), 1, 0, 0, 1),
-    Effort(_tools("av1 4", "vvc faster", "procedural"), 1, 1, 2, 1),
-    Effort(_tools("av1 4", "vvc faster", "procedural"), 2, 2, 3, 2),
-    Effort(_tools("av1 4", "vvc fast", "procedural"), 1, 1, 2, 1),
-    Effort(_tools("av1 3", "vvc fast", "x265 slow", "procedural"), 2, 1, 3, 2, True),
-    Effort(_tools("av1 3", "vvc medium", "procedural"), 1, 1, 2, 1, True),
-    Effort(_tools("av1 2", "vvc medium", "x265 slower", "procedural"), 2, 2, 3, 2, True),
+    Effort(_tools("av1 4", "vvc faster", "procedural"), 1, 1, 2, 1, _FAST),
+    Effort(_tools("av1 4", "vvc faster", "procedural"), 1, 1, 2, 1, _MEDIUM),
+    Effort(_tools("av1 4", "vvc fast", "procedural"), 1, 1, 3, 1, _MEDIUM),
+    Effort(_tools("av1 3", "vvc fast", "procedural"), 2, 1, 3, 2, _MEDIUM, enhanced=True),
+    Effort(_tools("av1 3", "vvc fast", "procedural"), 2, 1, 3, 2, _SLOW, enhanced=True),
+    Effort(_tools("av1 2", "vvc medium", "x265 slower", "procedural"), 2, 2, 3, 2, _SLOW, enhanced=True),
     Effort(
         _tools(
             "av1 2",
@@ -98,7 +104,8 @@ EFFORTS = (
         3,
         4,
         3,
-        True,
+        _SLOWER,
+        enhanced=True,
     ),
 )
 

@@ -7,6 +7,8 @@ Owns the search over encoders, scales and rates, and the record of it. What is o
       -> smaller scales of the best tools, unless scaling alone already costs more than the best coding
       -> rates beside the predicted one for the best pairs
       -> variants of the encoder's settings for the best pairs
+      -> what was found, once more at a slower preset
+      -> a network on top of the best
 
 Every figure is of a real payload, decoded. A trial that fails is recorded and out. The same scene and settings always
 try the same codings in the same order, so the choice does not depend on speed, threads or other scenes.
@@ -45,6 +47,8 @@ SCALE_PATIENCE = 1.03
 NEAR_LAMBDA = 2.0
 WORTH_ANOTHER_LOOK = 1.08
 MOST_LOOKS = 3
+# A slower preset saves up to a tenth of the cost: a coding further than that from the best is not worth it.
+FINISH_PATIENCE = 1.1
 # What is drawn has no slope that lambda predicts well: how often a still is seen, and how noisily, moves it. Where it
 # comes so near to the best, so many rates beside the predicted one are tried at once.
 DRAWN_PATIENCE = 1.25
@@ -261,6 +265,7 @@ class _Search:
             + effort.scaled * (len(SCALES) - 1)
             + effort.refined * effort.probes
             + effort.varied
+            + (effort.finish is not None)
             + effort.enhanced
         )
         for tool in tools:
@@ -275,6 +280,8 @@ class _Search:
             self._refine(family, effort.probes)
         for family in self._ranked()[: effort.varied]:
             self._vary(family)
+        if effort.finish:
+            self._finish(effort.finish)
         if effort.enhanced:
             self._enhance()
         self._memory.searched.append(self._lambda)
@@ -413,6 +420,17 @@ class _Search:
             if cost < least:
                 least, coding = cost, varied
                 self._remember(coding)
+
+    def _finish(self, tool: Tool) -> None:
+        """Code the best of this encoder's codings again, at the tool's preset."""
+        family = next((family for family in self._ranked() if family.strategy == tool.strategy), None)
+        if family is None or self._best is None:
+            return
+        cost, coding = self._best_of(family)
+        if cost <= FINISH_PATIENCE * self._best[0].cost(self._lambda):
+            finished = replace(coding, preset=tool.preset)
+            self._try(finished)
+            self._remember(finished)
 
     def _enhance(self) -> None:
         """Put a network on top of the best coding, where that has a base layer of its kind."""

@@ -144,6 +144,25 @@ def test_other_groups_of_pictures_are_tried_and_the_better_ones_kept(
     assert options[2:] == [{"gopsize": "16", "intraqpoffset": "-1"}]
 
 
+def test_what_was_found_at_a_quick_preset_is_coded_once_more_at_a_slow_one(
+    read_clip: ReadClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, video = crop(*read_clip("calendar.mkv", 17), 192, 128)
+    effort = Effort((Tool("av1", "8"), Tool("vvc", "faster")), 0, 1, 2, 0, finish=Tool("vvc", "medium"))
+    monkeypatch.setattr(selector, "EFFORTS", (effort,) * (MAX_EFFORT + 1))
+    choice = choose(frames, video, 0.4, 4)
+    lambda_rd = lambda_of_quality(0.4)
+    *quick, finished = choice.trials
+    found = min((trial for trial in quick if trial.coding.strategy == "vvc"), key=lambda trial: trial.cost(lambda_rd))
+    assert {trial.coding.preset for trial in quick} == {"8", "faster"}
+    assert finished.coding == replace(found.coding, preset="medium")
+    assert choice.trial == finished
+    assert finished.cost(lambda_rd) < 0.97 * found.cost(lambda_rd)
+    # Where another encoder is far ahead, the slow preset would not make up for it.
+    monkeypatch.setattr(selector, "FINISH_PATIENCE", 0.5)
+    assert "medium" not in {trial.coding.preset for trial in choose(frames, video, 0.4, 4).trials}
+
+
 def test_what_fails_is_recorded_and_out(moving_picture: MovingPicture, monkeypatch: pytest.MonkeyPatch) -> None:
     frames, video = moving_picture(64, 64, 4)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
@@ -176,7 +195,7 @@ def test_every_effort_has_a_traditional_encoder_for_every_class() -> None:
         for scene_class in ("static", "talking_head", "moderate_motion", "high_motion", "screen"):
             tools = shortlist(effort, scene_class, 30)
             assert any(tool.strategy in KNOBS for tool in tools)
-            for tool in tools:
+            for tool in (*tools, *filter(None, [effort.finish])):
                 assert tool.preset is None or tool.preset in strategies.get(tool.strategy).presets
 
 
