@@ -90,15 +90,15 @@ EFFORTS = (
     Effort(_tools("av1 4", "vvc faster", "procedural"), 1, 1, 2, 1, _MEDIUM),
     Effort(_tools("av1 4", "vvc fast", "procedural"), 1, 1, 3, 1, _MEDIUM),
     Effort(_tools("av1 3", "vvc fast", "procedural"), 2, 1, 3, 2, _MEDIUM, enhanced=True),
-    Effort(_tools("av1 3", "vvc fast", "procedural"), 2, 1, 3, 2, _SLOW, enhanced=True),
-    Effort(_tools("av1 2", "vvc medium", "x265 slower", "procedural"), 2, 2, 3, 2, _SLOW, enhanced=True),
+    Effort(_tools("av1 3", "vvc fast", "procedural slow"), 2, 1, 3, 2, _SLOW, enhanced=True),
+    Effort(_tools("av1 2", "vvc medium", "x265 slower", "procedural slow"), 2, 2, 3, 2, _SLOW, enhanced=True),
     Effort(
         _tools(
             "av1 2",
             "vvc slow",
             "x265 slower",
             "x264 veryslow",
-            *("procedural", "i_frame_interpolation 2", "semantic_latent"),
+            *("procedural slow", "i_frame_interpolation 2", "semantic_latent"),
         ),
         3,
         3,
