@@ -23,13 +23,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO, Literal
 
-from codec.errors import BadInputError, BitstreamError
+from codec.errors import BadInputError, BitstreamError, LimitError
 from codec.frames import ColorDescription, Frames, VideoFormat
 
 MAGIC = int.from_bytes(b"EVC\x00", "little")
 VERSION = 1
 MAX_SIDE = 16384
 MAX_SCENE_FRAMES = 65536
+# Frames times width times height: readers hold a scene whole, and a few bytes can claim any number of frames.
+MAX_SCENE_SAMPLES = 2**30
 U31, U32, U64 = 2**31 - 1, 2**32 - 1, 2**64 - 1
 FIXED_BYTES = {"u8": 1, "u32": 4, "u64": 8}
 
@@ -73,6 +75,11 @@ AUDIO = (
     Element("crc32", "u32", 0, U32, "CRC-32 of the payload"),
 )
 COPY_BYTES = 2**20
+
+
+def most_scene_frames(video: VideoFormat) -> int:
+    """How many frames a scene may have at this size; at least 4, which is as many as fit of the largest."""
+    return min(MAX_SCENE_FRAMES, MAX_SCENE_SAMPLES // (video.width * video.height))
 
 
 def frames_hash(frames: Frames) -> int:
@@ -126,7 +133,12 @@ class EvcWriter:
         sink.write(_header_bytes(video, 0))
 
     def add_scene(self, frame_count: int, strategy: int, payload: bytes, decoded_hash: int) -> None:
-        """Append one scene. `decoded_hash` is `frames_hash` of what a decoder makes of `payload`."""
+        """Append one scene. `decoded_hash` is `frames_hash` of what a decoder makes of `payload`.
+
+        Raises BadInputError where the scene has more frames than `most_scene_frames`.
+        """
+        if frame_count > most_scene_frames(self._video):
+            raise BadInputError(f"an .evc file cannot hold {_too_many(frame_count, self._video)}: split the scene")
         values = {
             "frame_count": frame_count,
             "strategy": strategy,
@@ -178,7 +190,8 @@ class EvcReader:
     def scenes(self) -> Iterator[SceneEntry]:
         """The scene headers in order, payloads skipped.
 
-        A file that ends early first gives every complete scene, then raises BitstreamError.
+        A file that ends early first gives every complete scene, then raises BitstreamError. A scene that is larger than
+        the format allows, and not because it is damaged, raises LimitError.
         """
         offset, index, first_frame = self._first_scene, 0, 0
         while first_frame != self.header.frame_count and offset < self._size:
@@ -201,6 +214,10 @@ class EvcReader:
                 header_crc32=zlib.crc32(raw[:-4]),
                 **values,
             )
+            if entry.frame_count > most_scene_frames(self.header.video):
+                told = _too_many(entry.frame_count, self.header.video)
+                kind = LimitError if self.crc_matches(entry) else BitstreamError
+                raise kind(f"the .evc file claims, before offset {payload_offset}, {told}")
             index, first_frame = index + 1, first_frame + entry.frame_count
             yield entry
         if self.header.frame_count is None:
@@ -289,6 +306,13 @@ class EvcReader:
         if element.kind == "varint" and len(piece) > 1 and piece[-1] == 0:
             raise BitstreamError(f"{element.name} at offset {offset} is not in its shortest form")
         return piece
+
+
+def _too_many(frame_count: int, video: VideoFormat) -> str:
+    return (
+        f"a scene of {frame_count} frames of {video.width}x{video.height}; "
+        f"{most_scene_frames(video)} of that size are the most"
+    )
 
 
 def _pieces(source: BinaryIO, offset: int, size: int) -> Iterator[bytes]:

@@ -55,7 +55,8 @@ class CodecConfig(BaseModel):
         250,
         ge=1,
         le=MAX_SCENE_FRAMES,
-        description="Longer scenes are split: bounds memory and the cost of a seek.",
+        description="Longer scenes are split: bounds memory and the cost of a seek. Scenes of more than 2^30 luma "
+        "samples (129 frames of 4K) are split in any case.",
     )
     options: dict[str, str] = Field(
         default_factory=dict, description="Further encoder parameters by the encoder's own names; they win."

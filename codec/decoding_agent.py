@@ -1,6 +1,6 @@
 """The light agent: an .evc file in, frames out, scene by scene.
 
-Owns the dispatch by strategy and what a damaged scene costs. Syntax is `codec.bitstream`'s, reconstruction
+Owns the dispatch by strategy and what damage costs. Syntax is `codec.bitstream`'s, reconstruction
 each strategy's.
 """
 
@@ -14,15 +14,23 @@ from typing import BinaryIO
 from codec import strategies
 from codec.bitstream import EvcReader, SceneEntry, frames_hash
 from codec.complexity import part
-from codec.errors import BitstreamError
+from codec.errors import BitstreamError, LimitError
 from codec.frames import Frames, VideoFormat
 
 
 @dataclass(frozen=True)
-class DecodedScene:
-    """One scene; `frames` is None and `error` says why where a damaged scene was asked to be passed over."""
+class LostEnd:
+    """All that follows damage that hides where the next scene begins; no frames in a file that was never finished."""
 
-    entry: SceneEntry
+    first_frame: int
+    frame_count: int
+
+
+@dataclass(frozen=True)
+class DecodedScene:
+    """One scene; `frames` is None and `error` says why where damage was asked to be passed over."""
+
+    entry: SceneEntry | LostEnd
     frames: Frames | None
     error: str | None = None
 
@@ -34,20 +42,31 @@ class DecodingAgent:
         """The scenes in order, one in memory at a time. `source` is seekable and starts at the header.
 
         verify   compare the decoded frames with the hash that the encoder stored
-        conceal  yield a damaged scene without frames instead of raising, so that it costs only itself
+        conceal  yield a damaged scene without frames instead of raising, so that it costs only itself, and in the place
+                 of all that cannot be read a `LostEnd`
 
-        Raises BitstreamError on a damaged scene, and after the last complete scene of a file that ends early.
+        Raises BitstreamError on a damaged header and, without `conceal`, on a damaged scene and after the last complete
+        scene of a file that ends early; LimitError on a file that claims too much.
         """
         reader = EvcReader(source)
-        for entry in reader.scenes():
-            try:
-                frames = self.decode_scene(reader, entry, verify)
-            except BitstreamError as error:
-                if not conceal:
-                    raise
-                yield DecodedScene(entry, None, str(error))
-            else:
-                yield DecodedScene(entry, frames)
+        following = 0
+        try:
+            for entry in reader.scenes():
+                yield self._scene(reader, entry, verify, conceal)
+                following = entry.first_frame + entry.frame_count
+        except BitstreamError as error:
+            if not conceal or isinstance(error, LimitError):
+                raise
+            left = (reader.header.frame_count or following) - following
+            yield DecodedScene(LostEnd(following, left), None, str(error))
+
+    def _scene(self, reader: EvcReader, entry: SceneEntry, verify: bool, conceal: bool) -> DecodedScene:
+        try:
+            return DecodedScene(entry, self.decode_scene(reader, entry, verify))
+        except BitstreamError as error:
+            if not conceal:
+                raise
+            return DecodedScene(entry, None, str(error))
 
     def decode_scene(self, reader: EvcReader, entry: SceneEntry, verify: bool = False) -> Frames:
         """One scene, without those before it."""

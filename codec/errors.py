@@ -19,6 +19,10 @@ class BitstreamError(BadInputError):
     """The bytes are not a well-formed .evc file, or the payload of a scene is damaged."""
 
 
+class LimitError(BitstreamError):
+    """The file claims more than the format allows, and its checksum says that it means it: no damage to step over."""
+
+
 class EncodeError(EvocodecError):
     """An encoder failed or dropped frames. Never answered by substituting another encoder silently."""
 

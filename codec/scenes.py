@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from codec.bitstream import most_scene_frames
 from codec.frames import Frames, Plane, VideoFormat
 
 SceneClass = Literal["static", "talking_head", "moderate_motion", "high_motion", "screen"]
@@ -40,9 +41,11 @@ def split_scenes(
 ) -> Iterator[Frames]:
     """Cut a stream of frames, in runs of any length, into scenes of at most `max_scene_frames` frames.
 
-    Holds one scene and the detector's few frames of delay in memory. With `cuts` False every scene but the last
-    has exactly `max_scene_frames` frames.
+    Pictures so large that the bitstream has no place for as many get shorter scenes (`most_scene_frames`). Holds one
+    scene and the detector's few frames of delay in memory. With `cuts` False every scene but the last has exactly the
+    most frames.
     """
+    most = min(max_scene_frames, most_scene_frames(video))
     detector = _CutDetector() if cuts else None
     delay = detector.delay if detector else 0
     pending: list[Frames] = []
@@ -53,14 +56,14 @@ def split_scenes(
             cut = detector.push(pending[-1], video) if detector else None
             if cut is not None and start < cut < start + len(pending):
                 length = cut - start
-            elif len(pending) >= max_scene_frames + delay:
-                length = max_scene_frames
+            elif len(pending) >= most + delay:
+                length = most
             else:
                 continue
             yield Frames.concatenate(pending[:length])
             pending, start = pending[length:], start + length
-    for first in range(0, len(pending), max_scene_frames):
-        yield Frames.concatenate(pending[first : first + max_scene_frames])
+    for first in range(0, len(pending), most):
+        yield Frames.concatenate(pending[first : first + most])
 
 
 class _CutDetector:

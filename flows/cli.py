@@ -206,7 +206,7 @@ def decode(
         bool, typer.Option("--verify", help="Check each scene against the hash its encoder left.")
     ] = False,
     conceal: Annotated[
-        bool, typer.Option("--conceal", help="Show damaged scenes as grey and go on; exit code 1.")
+        bool, typer.Option("--conceal", help="Show what is damaged or missing as grey and go on; exit code 1.")
     ] = False,
     audio: Annotated[Audio, typer.Option(help="copy puts the sound, if there is any, into .mkv or .mp4.")] = "copy",
 ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, TypeVar
@@ -18,11 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from codec.audio import AudioTrack, take_audio
-from codec.bitstream import EvcReader, append_audio, describe
+from codec.bitstream import EvcReader, SceneEntry, append_audio, describe
 from codec.config import CodecConfig
-from codec.decoding_agent import DecodedScene, DecodingAgent
+from codec.decoding_agent import DecodingAgent, LostEnd
 from codec.encoding_agent import EncodeReport, EncodingAgent
-from codec.errors import BadInputError, BitstreamError
+from codec.errors import BadInputError, BitstreamError, LimitError
 from codec.frames import Frames, VideoFormat
 from codec.rate_control import UNIT, Reached, Target, encode_to_target, kbps
 from codec.strategies.vvc_encoder import stop_encoders
@@ -80,31 +81,35 @@ def encode_file(
 
 def decode_file(
     source: Path, out: Path, console: Console, warn: Warn, *, verify: bool, conceal: bool, audio: bool
-) -> tuple[str, int]:
-    """Decompress `source` into `out`; the line to print and how many scenes were lost (always 0 without `conceal`).
+) -> tuple[str, bool]:
+    """Decompress `source` into `out`; the line to print and whether anything was lost (never without `conceal`).
 
-    A lost scene is mid-grey for its whole length, so that everything after it keeps its place.
+    A lost scene is mid-grey for the length that its header gives, so that everything after it keeps its place. Damage
+    that leaves no way to the next scene makes all the rest grey, as far as the file's header counts.
     """
     _refuse_same_file(source, out)
     with open_evc(source) as file, TemporaryFile() as sound:
         header = EvcReader(file).header
         has_sound = audio and _audio_of(EvcReader(file), out, sound, warn, conceal=conceal)
-        lost = 0
+        lost: list[SceneEntry | LostEnd] = []
 
         def frames(advance_to: Callable[[int], None]) -> Iterator[Frames]:
-            nonlocal lost
             for scene in DecodingAgent().decode(file, verify=verify, conceal=conceal):
                 if scene.frames is None:
-                    lost += 1
-                    warn(f"{source}: {scene.error}; shown as grey")
-                yield scene.frames if scene.frames is not None else _grey(header.video, scene)
+                    lost.append(scene.entry)
+                    warn(f"{source}: {scene.error}; {_what_is_shown(scene.entry)}")
+                    yield from repeat(_grey_frame(header.video), scene.entry.frame_count)
+                else:
+                    yield scene.frames
                 advance_to(scene.entry.first_frame + scene.entry.frame_count)
 
         track = AudioTrack(sound) if has_sound else nullcontext()
         with _bar(console, "decoding", header.frame_count) as advance_to, track as audio_track:
             count = write_video(out, header.video, frames(advance_to), audio_track)
     verified = ", every scene verified" if verify and not lost else ""
-    return f"{out}: {count} frames{verified}{f', {lost} scenes lost' if lost else ''}", lost
+    scenes = sum(isinstance(entry, SceneEntry) for entry in lost)
+    losses = (f", {scenes} scenes lost" if scenes else "") + (", its end lost" if len(lost) > scenes else "")
+    return f"{out}: {count} frames{verified}{losses}", bool(lost)
 
 
 def describe_file(source: Path) -> dict[str, Any]:
@@ -167,13 +172,22 @@ def _encode(
 
 def _audio_of(reader: EvcReader, out: Path, sound: BinaryIO, warn: Warn, *, conceal: bool) -> bool:
     """Whether the file has sound that can go into `out`; it lies in `sound` then."""
+    has_place = out.suffix.lower() != ".y4m"
     try:
         entry = reader.audio()
-        if entry is None:
-            return False
-        if out.suffix.lower() == ".y4m":
-            warn(f"{out}: .y4m has no place for audio; write .mkv or .mp4 to keep it")
-            return False
+    except BitstreamError as error:
+        if not conceal or isinstance(error, LimitError):
+            raise
+        # Only a finished file has audio. What is damaged, decoding tells.
+        if has_place and reader.header.frame_count:
+            warn(f"{out}: audio, if the damaged file has any, is left out: it cannot be read")
+        return False
+    if entry is None:
+        return False
+    if not has_place:
+        warn(f"{out}: .y4m has no place for audio; write .mkv or .mp4 to keep it")
+        return False
+    try:
         reader.copy_audio(entry, sound)
     except BitstreamError as error:
         if not conceal:
@@ -217,10 +231,18 @@ def _interruptible(work: Callable[[], Result]) -> Result:
     return results[0]
 
 
-def _grey(video: VideoFormat, scene: DecodedScene) -> Frames:
-    count = scene.entry.frame_count
-    chroma = np.full((count, video.chroma_height, video.chroma_width), MID_GREY, np.uint8)
-    return Frames(np.full((count, video.height, video.width), MID_GREY, np.uint8), chroma, chroma)
+def _what_is_shown(lost: SceneEntry | LostEnd) -> str:
+    if isinstance(lost, SceneEntry):
+        return "shown as grey"
+    if not lost.frame_count:
+        return "nothing more is shown"
+    return f"frames {lost.first_frame} to {lost.first_frame + lost.frame_count - 1} are lost and shown as grey"
+
+
+def _grey_frame(video: VideoFormat) -> Frames:
+    """One frame, to be shown again and again: a few bytes can claim more of them than memory holds."""
+    chroma = np.full((1, video.chroma_height, video.chroma_width), MID_GREY, np.uint8)
+    return Frames(np.full((1, video.height, video.width), MID_GREY, np.uint8), chroma, chroma)
 
 
 def _refuse_same_file(source: Path, out: Path) -> None:

@@ -20,8 +20,8 @@ ANCHOR_QUALITIES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 SEED: Final = Path(__file__).parents[1] / "design" / "seeds" / "evocodec"
 
-# The whole clip is one scene, so that the encoder is not cut off from its references. `quality_range` is the CRF at
-# quality 0 and at quality 1.
+# The whole clip is one scene, so that the encoder is not cut off from its references, up to the largest scene that the
+# bitstream allows (517 frames of 1080p). `quality_range` is the CRF at quality 0 and at quality 1.
 _WHOLE_CLIP: Final = {"scene_cuts": False, "max_scene_frames": 65536}
 ANCHORS: Final[dict[str, dict[str, Any]]] = {
     "x265-medium": {"strategy": "x265", "preset": "medium", "quality_range": [44, 16], **_WHOLE_CLIP},

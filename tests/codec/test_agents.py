@@ -12,7 +12,7 @@ import pytest
 
 from codec.bitstream import EvcReader, EvcWriter, describe, frames_hash
 from codec.config import CodecConfig
-from codec.decoding_agent import DecodingAgent, decode_bytes
+from codec.decoding_agent import DecodingAgent, LostEnd, decode_bytes
 from codec.encoding_agent import EncodingAgent
 from codec.errors import BadInputError, BitstreamError, EncodeError
 from codec.frames import ColorDescription, Frames, VideoFormat
@@ -103,6 +103,26 @@ def test_a_truncated_file_gives_its_complete_scenes(moving_picture: MovingPictur
     assert [len(next(decoding).frames or ()), len(next(decoding).frames or ())] == [3, 3]
     with pytest.raises(BitstreamError, match="scene 2"):
         next(decoding)
+
+
+def test_all_that_a_truncated_file_lacks_is_one_loss(moving_picture: MovingPicture) -> None:
+    data = three_scenes(moving_picture)
+    second = list(EvcReader(io.BytesIO(data)).scenes())[1]
+    for size, told in ((second.payload_offset - 3, "ends within"), (second.payload_offset + 20, "scene 1")):
+        first, end = DecodingAgent().decode(io.BytesIO(data[:size]), conceal=True)
+        assert (first.entry.first_frame, first.error) == (0, None)
+        assert (end.entry, end.frames) == (LostEnd(3, 6), None)
+        assert told in str(end.error)
+
+
+def test_scenes_are_cut_where_a_file_has_no_place_for_longer_ones(
+    moving_picture: MovingPicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codec.bitstream.MAX_SCENE_SAMPLES", 48 * 32 * 4)
+    frames, video = moving_picture(48, 32, 9)
+    data, report = EncodingAgent(QUICK).encode_bytes(frames, video)
+    assert [scene.frames for scene in report.scenes] == [4, 4, 1]
+    assert len(decode_bytes(data)[1]) == 9
 
 
 def test_verify_finds_frames_that_differ_from_the_encoders(moving_picture: MovingPicture) -> None:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec.bitstream import HEADER, MAX_SCENE_FRAMES, SCENE, EvcReader, EvcWriter, describe, frames_hash
-from codec.errors import BadInputError, BitstreamError
+from codec.bitstream import HEADER, SCENE, EvcReader, EvcWriter, describe, frames_hash, most_scene_frames
+from codec.errors import BadInputError, BitstreamError, LimitError
 from codec.frames import ColorDescription, Frames, VideoFormat
+from tests.codec.hostile_streams import claiming
 
 Scene = tuple[int, int, bytes, int]
 
@@ -24,11 +25,15 @@ formats = st.builds(
     st.builds(Fraction, st.integers(1, 2**31 - 1), st.integers(1, 2**31 - 1)),
     st.builds(ColorDescription, code_points, code_points, code_points, st.booleans()),
 )
-scene_lists = st.lists(
-    st.tuples(st.integers(1, MAX_SCENE_FRAMES), code_points, st.binary(max_size=300), st.integers(0, 2**64 - 1)),
-    min_size=1,
-    max_size=6,
-)
+
+
+def scene_lists(video: VideoFormat) -> st.SearchStrategy[list[Scene]]:
+    lengths = st.integers(1, most_scene_frames(video))
+    scenes = st.tuples(lengths, code_points, st.binary(max_size=300), st.integers(0, 2**64 - 1))
+    return st.lists(scenes, min_size=1, max_size=6)
+
+
+files = formats.flatmap(lambda video: st.tuples(st.just(video), scene_lists(video)))
 HD = VideoFormat(1920, 1080, Fraction(30000, 1001))
 
 
@@ -48,10 +53,10 @@ def read(data: bytes) -> tuple[VideoFormat, list[Scene]]:
     return reader.header.video, scenes
 
 
-@given(formats, scene_lists)
+@given(files)
 @settings(max_examples=150, deadline=None)
-def test_what_is_written_is_read(video: VideoFormat, scenes: list[Scene]) -> None:
-    assert read(write(video, scenes)) == (video, scenes)
+def test_what_is_written_is_read(file: tuple[VideoFormat, list[Scene]]) -> None:
+    assert read(write(*file)) == file
 
 
 def test_overhead_of_a_one_scene_file_is_at_most_48_bytes() -> None:
@@ -157,6 +162,27 @@ def test_a_newer_version_is_refused_by_name() -> None:
 def test_the_writer_refuses_what_a_reader_would() -> None:
     with pytest.raises(BadInputError, match="width 20000"):
         EvcWriter(io.BytesIO(), VideoFormat(20000, 2, Fraction(25)))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "most"), [(1920, 1080, 517), (3840, 2160, 129), (16384, 16384, 4), (16, 16, 65536)]
+)
+def test_a_scene_has_at_most_two_to_the_thirty_luma_samples(width: int, height: int, most: int) -> None:
+    video = VideoFormat(width, height, Fraction(25))
+    assert most_scene_frames(video) == most
+    assert claiming(width, height, most) == write(video, [(most, 5, b"payload", 0)])
+    assert read(claiming(width, height, most))[1][0][0] == most
+    with pytest.raises(BadInputError, match=f"{most + 1} frames of {width}x{height}; {most} of that size are the most"):
+        write(video, [(most + 1, 5, b"payload", 0)])
+
+
+def test_a_claim_beyond_the_limit_is_told_from_damage_by_its_checksum() -> None:
+    large = claiming(1920, 1080, 518)
+    with pytest.raises(LimitError, match=r"a scene of 518 frames of 1920x1080; 517 of that size are the most"):
+        read(large)
+    with pytest.raises(BitstreamError, match="518 frames") as damage:
+        read(large[:-1] + b"!")
+    assert not isinstance(damage.value, LimitError)
 
 
 def test_a_file_may_start_anywhere_in_the_sink() -> None:

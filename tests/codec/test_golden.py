@@ -42,19 +42,20 @@ def survive(first: int, count: int, timeout: float) -> None:
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
     last = (run.stdout.splitlines() or ["none"])[-1]
     assert run.returncode == 0, f"stream {last} ended the decoder with {run.returncode}: {run.stderr[-2000:]}"
-    found = re.fullmatch(r"(\d+) scenes decoded, (\d+) lost, (\d+) files refused, (\d+) MiB", last)
+    found = re.fullmatch(r"(\d+) files whole, (\d+) with losses, (\d+) refused, (\d+) MiB", last)
     assert found, last
-    decoded, lost, refused, mebibytes = map(int, found.groups())
-    assert decoded + lost >= 0.9 * count
-    assert lost > 0.2 * count  # or nothing was damaged
-    assert refused < 0.1 * count
+    whole, lossy, refused, mebibytes = map(int, found.groups())
+    assert whole + lossy + refused == count
+    assert whole > 0.03 * count
+    assert lossy > 0.2 * count  # or nothing was damaged
+    assert count // 16 <= refused < 0.1 * count  # of 16 files, one claims too much
     assert mebibytes < 1500
 
 
-def test_damaged_files_cost_scenes_and_nothing_else() -> None:
+def test_hostile_files_cost_scenes_and_nothing_else() -> None:
     survive(0, 150, 120)
 
 
 @pytest.mark.slow
-def test_twenty_thousand_damaged_files_cost_scenes_and_nothing_else() -> None:
+def test_twenty_thousand_hostile_files_cost_scenes_and_nothing_else() -> None:
     survive(1000, 20_000, 3600)

@@ -34,6 +34,16 @@ def test_long_scenes_are_split_and_no_frame_is_lost(
         assert np.array_equal(plane, original)
 
 
+@pytest.mark.parametrize("cuts", [True, False])
+def test_scenes_of_large_pictures_are_shorter(
+    cuts: bool, moving_picture: MovingPicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, video = moving_picture(17, 9, 10)
+    monkeypatch.setattr("codec.bitstream.MAX_SCENE_SAMPLES", 17 * 9 * 5 - 1)
+    assert [len(scene) for scene in split_scenes([frames], video, 250, cuts)] == [4, 4, 2]
+    assert [len(scene) for scene in split_scenes([frames], video, 3, cuts)] == [3, 3, 3, 1]
+
+
 def test_at_most_one_scene_is_held(moving_picture: MovingPicture) -> None:
     frames, video = moving_picture(16, 16, 40)
     taken = 0
