@@ -406,12 +406,40 @@ def test_encode_chooses_hits_a_target_and_tells_why(evocodec: Evocodec, tmp_path
 def test_an_unreachable_bitrate_is_told_in_one_line(evocodec: Evocodec, clip: Path, tmp_path: Path) -> None:
     result = evocodec("encode", clip, tmp_path / "a.evc", "--bitrate", "0.1", "--strategy", "x264")
     assert result.returncode == 0
-    assert "is the coarsest that these settings give" in result.stderr
+    assert "kbps is what quality 0 gives, where the quality knob ends" in result.stderr
     assert (tmp_path / "a.evc").exists()
 
 
 def test_what_encode_cannot_be_asked(evocodec: Evocodec, clip: Path) -> None:
     for words, told in (
+def test_a_quality_beyond_the_knob_is_told_where_it_ends(evocodec: Evocodec, clip: Path, tmp_path: Path) -> None:
+    result = evocodec("encode", clip, tmp_path / "a.evc", "--psnr", "99", "--strategy", "x264")
+    assert result.returncode == 0
+    assert "dB PSNR-Y is what quality 1 gives, where the quality knob ends" in result.stderr
+
+
+def test_between_two_steps_a_quality_gets_no_less_and_a_bitrate_no_more(evocodec: Evocodec, tmp_path: Path) -> None:
+    """VVenC takes whole QPs: the targets lie between two of them, nearer to the one that does not serve."""
+    clip, steps = tmp_path / "clip.y4m", []
+    video, frames = demo_clip()
+    write_video(clip, video, [frames[48:52]])
+    for quality in (15 / 29, 16 / 29):  # QP 28 and 27
+        assert evocodec("encode", clip, "step.evc", "--strategy", "vvc", "--quality", quality).returncode == 0
+        steps.append(json.loads(evocodec("measure", clip, "step.evc", "--json").stdout))
+    coarse, fine = steps
+    for option, name, share, kept, word in (
+        ("--psnr", "psnr_y", 0.4, fine, "higher"),
+        ("--bitrate", "kbps", 0.6, coarse, "lower"),
+    ):
+        value = coarse[name] + share * (fine[name] - coarse[name])
+        done = evocodec("encode", clip, "a.evc", "--strategy", "vvc", option, value)
+        assert f"and the {word} is taken" in done.stderr, done.stderr
+        assert json.loads(evocodec("measure", clip, "a.evc", "--json").stdout)[name] == kept[name]
+        passes = re.search(r"in (\d+) passes", done.stdout)
+        assert passes
+        assert int(passes[1]) <= 6
+
+
         (("--bitrate", "100", "--psnr", "36"), "--bitrate and --psnr exclude each other"),
         (("--effort", "2", "--strategy", "av1"), "--effort is auto's"),
         (("--preset", "4"), "auto chooses preset itself"),
