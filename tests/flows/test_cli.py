@@ -484,3 +484,18 @@ def test_sound_is_copied_where_it_is_asked_for(evocodec: Evocodec, tmp_path: Pat
     assert (silent.returncode, "no place for audio" in silent.stderr) == (0, True)
     with av.open(str(tmp_path / "out.mkv")) as container:
         assert [stream.codec_context.name for stream in container.streams] == ["ffv1", "aac"]
+
+
+def test_sound_counts_in_no_bitrate(evocodec: Evocodec, tmp_path: Path) -> None:
+    clip_with_a_click(tmp_path / "in.mp4", "aac", 0)
+    told = evocodec("encode", "in.mp4", "out.evc", "--strategy", "x264", "--audio", "copy").stdout
+    pictures, kbps, sound = re.findall(r"([\d.]+) (?:bytes|kbps)", told)
+    measured = json.loads(evocodec("measure", "in.mp4", "out.evc", "--json").stdout)
+    assert (measured["bytes"], measured["audio_bytes"]) == (int(pictures), int(sound))
+    assert int(pictures) + int(sound) == (tmp_path / "out.evc").stat().st_size
+    assert measured["kbps"] == pytest.approx(int(pictures) * 8 * 25 / measured["frames"] / 1000)
+    assert f"{measured['kbps']:.1f}" == kbps
+    assert re.search(rf"^audio_bytes {sound}$", evocodec("measure", "in.mp4", "out.evc").stdout, re.MULTILINE)
+    assert evocodec("encode", "in.mp4", "mute.evc", "--strategy", "x264").returncode == 0
+    mute = json.loads(evocodec("measure", "in.mp4", "mute.evc", "--json").stdout)
+    assert (mute["kbps"], "audio_bytes" in mute) == (measured["kbps"], False)
