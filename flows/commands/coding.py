@@ -19,10 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from codec.audio import AudioTrack, take_audio
 from codec.bitstream import EvcReader, append_audio, describe
-from codec.config import CodecConfig
+from codec.config import AUTO, CodecConfig
 from codec.decoding_agent import DecodedScene, DecodingAgent
 from codec.encoding_agent import EncodeReport, EncodingAgent
-from codec.errors import BadInputError, BitstreamError
+from codec.errors import BadInputError, BitstreamError, EncodeError
 from codec.frames import Frames, VideoFormat
 from codec.rate_control import UNIT, Reached, Target, encode_to_target, kbps
 from codec.strategies.vvc_encoder import stop_encoders
@@ -64,7 +64,11 @@ def encode_file(
     with open_video(source) as reader, whole_file(out) as partial, partial.open("w+b") as sink:
         passes = _Passes(source, reader)
         with _bar(console, "encoding", reader.frame_count) as advance_to:
-            report, reached = _interruptible(lambda: _encode(passes, config, order, sink, advance_to))
+            try:
+                report, reached = _interruptible(lambda: _encode(passes, config, order, sink, advance_to))
+            except EncodeError as error:
+                hint = "" if config.strategy == AUTO else "; --strategy auto codes each scene with what can"
+                raise EncodeError(f"{source}, {error}{hint}") from error
         for warning in passes.warnings:
             warn(f"{source}: {warning}")
         if reached and reached.miss:
@@ -74,8 +78,9 @@ def encode_file(
     rate = kbps(size, report.frames, reader.format.frame_rate)
     if order.report:
         _write_report(order.report, config, order, report, reached, rate)
-    asked = f", {reached.figure:.5g} {UNIT[reached.metric]} in {reached.passes} passes" if reached else ""
-    return f"{out}: {report.frames} frames in {len(report.scenes)} scenes, {size} bytes, {rate:.1f} kbps{asked}{sound}"
+    frames, scenes = _counted(report.frames, "frame"), _counted(len(report.scenes), "scene")
+    asked = f", {reached.figure:.5g} {UNIT[reached.metric]} in {_counted(reached.passes, 'pass')}" if reached else ""
+    return f"{out}: {frames} in {scenes}, {size} bytes, {rate:.1f} kbps{asked}{sound}"
 
 
 def decode_file(
@@ -229,6 +234,11 @@ def _refuse_same_file(source: Path, out: Path) -> None:
 
 
 @contextmanager
+def _counted(number: int, thing: str) -> str:
+    plural = "es" if thing.endswith("s") else "s"
+    return f"{number} {thing}{'' if number == 1 else plural}"
+
+
 def _bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -410,8 +410,6 @@ def test_an_unreachable_bitrate_is_told_in_one_line(evocodec: Evocodec, clip: Pa
     assert (tmp_path / "a.evc").exists()
 
 
-def test_what_encode_cannot_be_asked(evocodec: Evocodec, clip: Path) -> None:
-    for words, told in (
 def test_a_quality_beyond_the_knob_is_told_where_it_ends(evocodec: Evocodec, clip: Path, tmp_path: Path) -> None:
     result = evocodec("encode", clip, tmp_path / "a.evc", "--psnr", "99", "--strategy", "x264")
     assert result.returncode == 0
@@ -440,10 +438,13 @@ def test_between_two_steps_a_quality_gets_no_less_and_a_bitrate_no_more(evocodec
         assert int(passes[1]) <= 6
 
 
+def test_what_encode_cannot_be_asked(evocodec: Evocodec, clip: Path) -> None:
+    for words, told in (
         (("--bitrate", "100", "--psnr", "36"), "--bitrate and --psnr exclude each other"),
         (("--effort", "2", "--strategy", "av1"), "--effort is auto's"),
         (("--preset", "4"), "auto chooses preset itself"),
         (("--ssim", "1.5"), "the target of 1.5 SSIM-Y"),
+        (("--effort", "11"), "effort: 11 is not in the range 0 to 10"),
     ):
         one_line(evocodec("encode", clip, "out.evc", *words), 2, told)
 
@@ -499,3 +500,16 @@ def test_sound_counts_in_no_bitrate(evocodec: Evocodec, tmp_path: Path) -> None:
     assert evocodec("encode", "in.mp4", "mute.evc", "--strategy", "x264").returncode == 0
     mute = json.loads(evocodec("measure", "in.mp4", "mute.evc", "--json").stdout)
     assert (mute["kbps"], "audio_bytes" in mute) == (measured["kbps"], False)
+
+
+def test_a_strategy_that_refuses_a_scene_names_its_frames(evocodec: Evocodec, tmp_path: Path) -> None:
+    video, frames = demo_clip()
+    write_video(tmp_path / "two.mkv", video, [frames[0:12], frames[72:80]])  # a still, then a sweep
+    refused = evocodec("encode", "two.mkv", "out.evc", "--strategy", "procedural")
+    one_line(refused, 1, "two.mkv, frames 12 to 19: procedural: ", "--strategy auto")
+    assert not (tmp_path / "out.evc").exists()
+
+
+def test_one_of_a_thing_is_told_as_one(evocodec: Evocodec, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "one.mkv", 64, 64, 1)
+    assert "1 frame in 1 scene, " in evocodec("encode", clip, "one.evc", "--strategy", "x264").stdout
