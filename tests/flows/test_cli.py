@@ -22,11 +22,13 @@ from codec.demo_clip import demo_clip
 from codec.video import write_video
 from tests.codec.test_audio import clip_with_a_click
 
+PROGRESS = ("evocodec: encoding", "evocodec: decoding")  # where the machine is slow
+
 
 def one_line(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """The contract of every error: the exit code, one line on stderr that says what and where, no traceback."""
     assert result.returncode == code, result.stderr + result.stdout
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("evocodec: warning:")]
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(("evocodec: warning:", *PROGRESS))]
     assert len(lines) == 1, result.stderr
     assert "Traceback" not in result.stderr
     for word in words:
@@ -513,3 +515,27 @@ def test_a_strategy_that_refuses_a_scene_names_its_frames(evocodec: Evocodec, tm
 def test_one_of_a_thing_is_told_as_one(evocodec: Evocodec, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "one.mkv", 64, 64, 1)
     assert "1 frame in 1 scene, " in evocodec("encode", clip, "one.evc", "--strategy", "x264").stdout
+
+
+# No line is too soon, so that a test need not wait for one.
+TALKATIVE = "import flows.commands.coding as coding, flows.cli; coding.LOG_SECONDS = 0.0; flows.cli.main()"
+
+
+def test_a_log_tells_how_far_the_work_is_and_a_terminal_has_its_bar(evocodec: Evocodec, tmp_path: Path) -> None:
+    video, frames = demo_clip()
+    write_video(tmp_path / "in.mkv", video, [frames])
+    encode = ("encode", "in.mkv", "out.evc", "--strategy", "x264", "--preset", "ultrafast")
+
+    def run(*command: str, **environment: str) -> str:
+        talkative = [sys.executable, "-c", TALKATIVE, *command]
+        environment = clean_environment() | environment
+        return subprocess.run(talkative, cwd=tmp_path, env=environment, capture_output=True, text=True).stderr
+
+    for command, words in ((encode, "encoding"), (("decode", "out.evc", "out.y4m"), "decoding")):
+        lines = run(*command).splitlines()
+        assert [line.split(", ")[0] for line in lines] == [f"evocodec: {words}: {share}%" for share in (25, 50, 75)]
+        assert all(re.search(r"%, \d:\d\d:\d\d left$", line) for line in lines)
+    assert evocodec(*encode).stderr == ""  # over too soon for a line
+    bar = run(*encode, FORCE_COLOR="1")  # which makes rich take a pipe for a terminal
+    assert "encoding" in bar
+    assert "evocodec: encoding" not in bar
