@@ -94,6 +94,9 @@ class CodecConfig(BaseModel):
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
             reason = first["msg"].removeprefix("Value error, ")
+            if first["type"] in ("greater_than_equal", "less_than_equal"):
+                least, most = cls.model_fields[field].metadata
+                reason = f"{first['input']} is not in the range {least.ge} to {most.le}"
             if first["type"] == "extra_forbidden":
                 reason = f"no such setting; the settings are {', '.join(cls.model_fields)}"
             raise BadInputError(f"codec config: {field + ': ' if field else ''}{reason}") from error

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from codec import strategies
 from codec.bitstream import EvcWriter
 from codec.config import CodecConfig
-from codec.errors import BadInputError
+from codec.errors import BadInputError, EncodeError
 from codec.frames import Frames, VideoFormat
 from codec.scenes import SceneClass, SceneClassifier, split_scenes
 from codec.selector import Choice, CompressionStrategySelector, SceneMemory, Trial
@@ -115,8 +115,8 @@ class EncodingAgent:
         whatever their number. `memories`, one a scene, carry trials from one encode of the clip to the next; missing
         ones are appended.
 
-        Raises BadInputError where there is no frame, EncodeError where a scene cannot be coded: what is in `sink` then
-        says of itself that it is unfinished.
+        Raises BadInputError where there is no frame, EncodeError, which names the frames, where a scene cannot be
+        coded: what is in `sink` then says of itself that it is unfinished.
         """
         start = sink.tell()
         writer = EvcWriter(sink, video)
@@ -168,15 +168,18 @@ class EncodingAgent:
         scene, first, memory = task
         features = self.classifier.features(scene)
         scene_class, confidence = self.classifier.classify(features)
-        choice = self.selector.choose(
-            scene,
-            video,
-            features,
-            self.config,
-            scene_class=scene_class,
-            memory=memory,
-            on_trial=lambda share: progress.update(first, int(len(scene) * share)),
-        )
+        try:
+            choice = self.selector.choose(
+                scene,
+                video,
+                features,
+                self.config,
+                scene_class=scene_class,
+                memory=memory,
+                on_trial=lambda share: progress.update(first, int(len(scene) * share)),
+            )
+        except EncodeError as error:
+            raise EncodeError(f"frames {first} to {first + len(scene) - 1}: {error}") from error
         progress.update(first, len(scene))
         report = SceneReport(
             first_frame=first,

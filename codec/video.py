@@ -92,6 +92,13 @@ class VideoReader:
     ) -> None:
         self.close()
 
+    @property
+    def expected_frames(self) -> int | None:
+        """About how many frames there will be, for progress: Matroska and YUV4MPEG count none, but tell a duration."""
+        if self.frame_count or not self._container.duration:
+            return self.frame_count
+        return round(self._container.duration * self.format.frame_rate / av.time_base) or None
+
     def close(self) -> None:
         self._container.close()
 

@@ -163,7 +163,9 @@ def encode(
     quality: Annotated[
         float | None, typer.Option(help="0 (small) to 1 (good); 0.5 where nothing is asked for.")
     ] = None,
-    bitrate: Annotated[float | None, typer.Option(help="Kilobits a second of the whole file, within 3%.")] = None,
+    bitrate: Annotated[
+        float | None, typer.Option(help="Kilobits a second of the whole file but its sound, within 3%.")
+    ] = None,
     psnr: Annotated[float | None, typer.Option(help="PSNR-Y in dB of the whole clip, within 0.1.")] = None,
     ssim: Annotated[float | None, typer.Option(help="Mean SSIM-Y, within 0.001.")] = None,
     effort: Annotated[int | None, typer.Option(help="0 (quick) to 10 (everything); 4 where not given.")] = None,
@@ -252,7 +254,9 @@ def measure(
         print(json.dumps(facts, indent=2))
         return
     for name, value in facts.items():
-        print(f"{name:<9} {'not measured' if value is None else f'{value:.4f}' if isinstance(value, float) else value}")
+        print(
+            f"{name:<11} {'not measured' if value is None else f'{value:.4f}' if isinstance(value, float) else value}"
+        )
 
 
 @app.command("try")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from fractions import Fraction
 from itertools import repeat
 from pathlib import Path
@@ -16,14 +18,14 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 
 from codec.audio import AudioTrack, take_audio
 from codec.bitstream import EvcReader, SceneEntry, append_audio, describe
-from codec.config import CodecConfig
+from codec.config import AUTO, CodecConfig
 from codec.decoding_agent import DecodingAgent, LostEnd
 from codec.encoding_agent import EncodeReport, EncodingAgent
-from codec.errors import BadInputError, BitstreamError, LimitError
+from codec.errors import BadInputError, BitstreamError, EncodeError, LimitError
 from codec.frames import Frames, VideoFormat
 from codec.rate_control import UNIT, Reached, Target, encode_to_target, kbps
 from codec.strategies.vvc_encoder import stop_encoders
@@ -34,6 +36,10 @@ Warn = Callable[[str], None]
 Result = TypeVar("Result")
 
 MID_GREY = 128
+# A log gets no line sooner after the last: what ends quickly needs none, and a search has many short passes.
+LOG_SECONDS = 10.0
+# The same where the number of frames is not known, and with it no tenth of it.
+LOG_SECONDS_UNKNOWN = 30.0
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,12 @@ def encode_file(
             _refuse_same_file(source, written)
     with open_video(source) as reader, whole_file(out) as partial, partial.open("w+b") as sink:
         passes = _Passes(source, reader)
-        with _bar(console, "encoding", reader.frame_count) as advance_to:
-            report, reached = _interruptible(lambda: _encode(passes, config, order, sink, advance_to))
+        with _bar(console, "encoding", reader.expected_frames) as advance_to:
+            try:
+                report, reached = _interruptible(lambda: _encode(passes, config, order, sink, advance_to))
+            except EncodeError as error:
+                hint = "" if config.strategy == AUTO else "; --strategy auto codes each scene with what can"
+                raise EncodeError(f"{source}, {error}{hint}") from error
         for warning in passes.warnings:
             warn(f"{source}: {warning}")
         if reached and reached.miss:
@@ -75,8 +85,9 @@ def encode_file(
     rate = kbps(size, report.frames, reader.format.frame_rate)
     if order.report:
         _write_report(order.report, config, order, report, reached, rate)
-    asked = f", {reached.figure:.5g} {UNIT[reached.metric]} in {reached.passes} passes" if reached else ""
-    return f"{out}: {report.frames} frames in {len(report.scenes)} scenes, {size} bytes, {rate:.1f} kbps{asked}{sound}"
+    frames, scenes = _counted(report.frames, "frame"), _counted(len(report.scenes), "scene")
+    asked = f", {reached.figure:.5g} {UNIT[reached.metric]} in {_counted(reached.passes, 'pass')}" if reached else ""
+    return f"{out}: {frames} in {scenes}, {size} bytes, {rate:.1f} kbps{asked}{sound}"
 
 
 def decode_file(
@@ -108,7 +119,9 @@ def decode_file(
             count = write_video(out, header.video, frames(advance_to), audio_track)
     verified = ", every scene verified" if verify and not lost else ""
     scenes = sum(isinstance(entry, SceneEntry) for entry in lost)
-    losses = (f", {scenes} scenes lost" if scenes else "") + (", its end lost" if len(lost) > scenes else "")
+    losses = (f", {_counted(scenes, 'scene')} lost" if scenes else "") + (
+        ", its end lost" if len(lost) > scenes else ""
+    )
     return f"{out}: {count} frames{verified}{losses}", bool(lost)
 
 
@@ -245,6 +258,11 @@ def _grey_frame(video: VideoFormat) -> Frames:
     return Frames(np.full((1, video.height, video.width), MID_GREY, np.uint8), chroma, chroma)
 
 
+def _counted(number: int, thing: str) -> str:
+    plural = "es" if thing.endswith("s") else "s"
+    return f"{number} {thing}{'' if number == 1 else plural}"
+
+
 def _refuse_same_file(source: Path, out: Path) -> None:
     if out.exists() and source.exists() and out.samefile(source):
         raise BadInputError(f"{out}: is the input itself; give the output another name")
@@ -255,6 +273,7 @@ def _bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[i
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)
+        log = _Log(console)
         done, passes = 0, 1
 
         def advance_to(frames: int) -> None:
@@ -264,5 +283,31 @@ def _bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[i
                 progress.reset(task, total=done, description=f"{what}, pass {passes}")
             done = frames
             progress.update(task, completed=frames)
+            if not console.is_terminal:
+                log.tell(progress.tasks[0])
 
         yield advance_to
+
+
+class _Log:
+    """A plain line now and then where there is no terminal, and rich draws nothing: at most one for each tenth."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = time.monotonic()
+        self._told: tuple[str, int] | None = None
+
+    def tell(self, task: Task) -> None:
+        """Print a line where one is due."""
+        frames = int(task.completed)
+        mark = (task.description, int(10 * frames / task.total) if task.total else frames)
+        now = time.monotonic()
+        due = now - self._last >= (LOG_SECONDS if task.total else LOG_SECONDS_UNKNOWN)
+        if not due or mark[1] == 0 or mark == self._told or task.finished:
+            return
+        self._last, self._told = now, mark
+        shown = f"{frames} frames"
+        if task.total:
+            left = timedelta(seconds=round((task.elapsed or 0) * (task.total - frames) / frames))
+            shown = f"{frames / task.total:.0%}, {left} left"
+        self._console.print(f"evocodec: {task.description}: {shown}")

@@ -20,6 +20,7 @@ from flows.commands.coding import open_evc
 def measure_files(reference: Path, distorted: Path, warn: Callable[[str], None]) -> dict[str, float | int | None]:
     """kbps is the length of the distorted file; quality is on 8-bit 4:2:0 planes, formulas as in `codec.quality`.
 
+    The sound of an .evc file counts in neither kbps nor bytes; where there is any, `audio_bytes` has it.
     Both files are read frame by frame (an .evc scene by scene). Raises BadInputError where they differ in size or
     number of frames.
     """
@@ -35,6 +36,8 @@ def measure_files(reference: Path, distorted: Path, warn: Callable[[str], None])
             warn(f"{distorted}: plays at {rates}; frames are compared in order, kbps is at the reference's rate")
         quality = measure_pairs(_paired(reference, originals, distorted, decoded), video)
     size = distorted.stat().st_size
+    sound = _audio_bytes(distorted) if _is_evc(distorted) else 0
+    size -= sound
     return {
         "kbps": kbps(size, quality.frames, video.frame_rate),
         "psnr_y": quality.psnr_y,
@@ -46,7 +49,23 @@ def measure_files(reference: Path, distorted: Path, warn: Callable[[str], None])
         "vmaf": quality.vmaf,
         "frames": quality.frames,
         "bytes": size,
+        **({"audio_bytes": sound} if sound else {}),
     }
+
+
+def _is_evc(path: Path) -> bool:
+    try:
+        with path.open("rb") as start:
+            return start.read(4) == b"EVC\x00"
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _audio_bytes(path: Path) -> int:
+    """What lies after the last scene of an .evc file: its sound, with the head of that chunk."""
+    with open_evc(path) as file:
+        ends = [entry.payload_offset + entry.payload_bytes for entry in EvcReader(file).scenes()]
+    return path.stat().st_size - ends[-1]
 
 
 def _paired(
@@ -66,12 +85,7 @@ def _warn_all(path: Path, reader: VideoReader, warn: Callable[[str], None]) -> N
 
 def _open(path: Path, stack: ExitStack, warn: Callable[[str], None]) -> tuple[VideoFormat, Iterator[Frames]]:
     """The format of a file and its frames one by one."""
-    try:
-        with path.open("rb") as start:
-            is_evc = start.read(4) == b"EVC\x00"
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from error
-    if is_evc:
+    if _is_evc(path):
         file = stack.enter_context(open_evc(path))
         scenes = (scene.frames for scene in DecodingAgent().decode(file) if scene.frames is not None)
         return EvcReader(file).header.video, (scene[i : i + 1] for scene in scenes for i in range(len(scene)))

@@ -161,7 +161,7 @@ def test_config_is_parsed_with_one_clear_line() -> None:
     for values, message in (
         ({"strategy": "theora"}, "strategy: unknown strategy 'theora': choose one of "),
         ({"strategy": "av1", "preset": "slow"}, "av1 has no preset 'slow': choose one of 13, 12"),
-        ({"quality": 2}, "quality: Input should be less than or equal to 1"),
+        ({"quality": 2}, "quality: 2 is not in the range 0 to 1"),
         ({"qualty": 1}, "qualty: no such setting; the settings are quality, strategy"),
         ({"scale": "1/4"}, "scale: Input should be '1', '3/4', '2/3' or '1/2'"),
         ({"options": {"a": 1}}, "options.a: Input should be a valid string"),

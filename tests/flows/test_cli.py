@@ -22,11 +22,13 @@ from codec.demo_clip import demo_clip
 from codec.video import write_video
 from tests.codec.test_audio import clip_with_a_click
 
+PROGRESS = ("evocodec: encoding", "evocodec: decoding")  # where the machine is slow
+
 
 def one_line(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """The contract of every error: the exit code, one line on stderr that says what and where, no traceback."""
     assert result.returncode == code, result.stderr + result.stdout
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("evocodec: warning:")]
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(("evocodec: warning:", *PROGRESS))]
     assert len(lines) == 1, result.stderr
     assert "Traceback" not in result.stderr
     for word in words:
@@ -228,7 +230,7 @@ def test_a_damaged_scene_costs_only_itself(evocodec: Evocodec, tmp_path: Path) -
     one_line(evocodec("info", "damaged.evc"), 2, "damaged.evc", "scene 2")
     concealed = evocodec("decode", "damaged.evc", "out.mkv", "--conceal")
     assert concealed.returncode == 1
-    assert "96 frames, 1 scenes lost" in concealed.stdout
+    assert "96 frames, 1 scene lost" in concealed.stdout
     assert "scene 2" in concealed.stderr
 
 
@@ -406,8 +408,36 @@ def test_encode_chooses_hits_a_target_and_tells_why(evocodec: Evocodec, tmp_path
 def test_an_unreachable_bitrate_is_told_in_one_line(evocodec: Evocodec, clip: Path, tmp_path: Path) -> None:
     result = evocodec("encode", clip, tmp_path / "a.evc", "--bitrate", "0.1", "--strategy", "x264")
     assert result.returncode == 0
-    assert "is the coarsest that these settings give" in result.stderr
+    assert "kbps is what quality 0 gives, where the quality knob ends" in result.stderr
     assert (tmp_path / "a.evc").exists()
+
+
+def test_a_quality_beyond_the_knob_is_told_where_it_ends(evocodec: Evocodec, clip: Path, tmp_path: Path) -> None:
+    result = evocodec("encode", clip, tmp_path / "a.evc", "--psnr", "99", "--strategy", "x264")
+    assert result.returncode == 0
+    assert "dB PSNR-Y is what quality 1 gives, where the quality knob ends" in result.stderr
+
+
+def test_between_two_steps_a_quality_gets_no_less_and_a_bitrate_no_more(evocodec: Evocodec, tmp_path: Path) -> None:
+    """VVenC takes whole QPs: the targets lie between two of them, nearer to the one that does not serve."""
+    clip, steps = tmp_path / "clip.y4m", []
+    video, frames = demo_clip()
+    write_video(clip, video, [frames[48:52]])
+    for quality in (15 / 29, 16 / 29):  # QP 28 and 27
+        assert evocodec("encode", clip, "step.evc", "--strategy", "vvc", "--quality", quality).returncode == 0
+        steps.append(json.loads(evocodec("measure", clip, "step.evc", "--json").stdout))
+    coarse, fine = steps
+    for option, name, share, kept, word in (
+        ("--psnr", "psnr_y", 0.4, fine, "higher"),
+        ("--bitrate", "kbps", 0.6, coarse, "lower"),
+    ):
+        value = coarse[name] + share * (fine[name] - coarse[name])
+        done = evocodec("encode", clip, "a.evc", "--strategy", "vvc", option, value)
+        assert f"and the {word} is taken" in done.stderr, done.stderr
+        assert json.loads(evocodec("measure", clip, "a.evc", "--json").stdout)[name] == kept[name]
+        passes = re.search(r"in (\d+) passes", done.stdout)
+        assert passes
+        assert int(passes[1]) <= 6
 
 
 def test_what_encode_cannot_be_asked(evocodec: Evocodec, clip: Path) -> None:
@@ -416,6 +446,7 @@ def test_what_encode_cannot_be_asked(evocodec: Evocodec, clip: Path) -> None:
         (("--effort", "2", "--strategy", "av1"), "--effort is auto's"),
         (("--preset", "4"), "auto chooses preset itself"),
         (("--ssim", "1.5"), "the target of 1.5 SSIM-Y"),
+        (("--effort", "11"), "effort: 11 is not in the range 0 to 10"),
     ):
         one_line(evocodec("encode", clip, "out.evc", *words), 2, told)
 
@@ -456,3 +487,55 @@ def test_sound_is_copied_where_it_is_asked_for(evocodec: Evocodec, tmp_path: Pat
     assert (silent.returncode, "no place for audio" in silent.stderr) == (0, True)
     with av.open(str(tmp_path / "out.mkv")) as container:
         assert [stream.codec_context.name for stream in container.streams] == ["ffv1", "aac"]
+
+
+def test_sound_counts_in_no_bitrate(evocodec: Evocodec, tmp_path: Path) -> None:
+    clip_with_a_click(tmp_path / "in.mp4", "aac", 0)
+    told = evocodec("encode", "in.mp4", "out.evc", "--strategy", "x264", "--audio", "copy").stdout
+    pictures, kbps, sound = re.findall(r"([\d.]+) (?:bytes|kbps)", told)
+    measured = json.loads(evocodec("measure", "in.mp4", "out.evc", "--json").stdout)
+    assert (measured["bytes"], measured["audio_bytes"]) == (int(pictures), int(sound))
+    assert int(pictures) + int(sound) == (tmp_path / "out.evc").stat().st_size
+    assert measured["kbps"] == pytest.approx(int(pictures) * 8 * 25 / measured["frames"] / 1000)
+    assert f"{measured['kbps']:.1f}" == kbps
+    assert re.search(rf"^audio_bytes {sound}$", evocodec("measure", "in.mp4", "out.evc").stdout, re.MULTILINE)
+    assert evocodec("encode", "in.mp4", "mute.evc", "--strategy", "x264").returncode == 0
+    mute = json.loads(evocodec("measure", "in.mp4", "mute.evc", "--json").stdout)
+    assert (mute["kbps"], "audio_bytes" in mute) == (measured["kbps"], False)
+
+
+def test_a_strategy_that_refuses_a_scene_names_its_frames(evocodec: Evocodec, tmp_path: Path) -> None:
+    video, frames = demo_clip()
+    write_video(tmp_path / "two.mkv", video, [frames[0:12], frames[72:80]])  # a still, then a sweep
+    refused = evocodec("encode", "two.mkv", "out.evc", "--strategy", "procedural")
+    one_line(refused, 1, "two.mkv, frames 12 to 19: procedural: ", "--strategy auto")
+    assert not (tmp_path / "out.evc").exists()
+
+
+def test_one_of_a_thing_is_told_as_one(evocodec: Evocodec, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "one.mkv", 64, 64, 1)
+    assert "1 frame in 1 scene, " in evocodec("encode", clip, "one.evc", "--strategy", "x264").stdout
+
+
+# No line is too soon, so that a test need not wait for one.
+TALKATIVE = "import flows.commands.coding as coding, flows.cli; coding.LOG_SECONDS = 0.0; flows.cli.main()"
+
+
+def test_a_log_tells_how_far_the_work_is_and_a_terminal_has_its_bar(evocodec: Evocodec, tmp_path: Path) -> None:
+    video, frames = demo_clip()
+    write_video(tmp_path / "in.mkv", video, [frames])
+    encode = ("encode", "in.mkv", "out.evc", "--strategy", "x264", "--preset", "ultrafast")
+
+    def run(*command: str, **environment: str) -> str:
+        talkative = [sys.executable, "-c", TALKATIVE, *command]
+        environment = clean_environment() | environment
+        return subprocess.run(talkative, cwd=tmp_path, env=environment, capture_output=True, text=True).stderr
+
+    for command, words in ((encode, "encoding"), (("decode", "out.evc", "out.y4m"), "decoding")):
+        lines = run(*command).splitlines()
+        assert [line.split(", ")[0] for line in lines] == [f"evocodec: {words}: {share}%" for share in (25, 50, 75)]
+        assert all(re.search(r"%, \d:\d\d:\d\d left$", line) for line in lines)
+    assert evocodec(*encode).stderr == ""  # over too soon for a line
+    bar = run(*encode, FORCE_COLOR="1")  # which makes rich take a pipe for a terminal
+    assert "encoding" in bar
+    assert "evocodec: encoding" not in bar

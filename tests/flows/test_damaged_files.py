@@ -89,7 +89,7 @@ def test_a_flipped_bit_in_a_frame_count_costs_no_frame_before_it(
 
     (tmp_path / "fewer.evc").write_bytes(flipped(whole, 1, 0x04))  # 8: the last scene is found, 4 frames early
     fewer = evocodec("decode", "fewer.evc", "fewer.mkv", "--conceal")
-    assert (fewer.returncode, fewer.stdout) == (1, "fewer.mkv: 36 frames, 1 scenes lost, its end lost\n")
+    assert (fewer.returncode, fewer.stdout) == (1, "fewer.mkv: 36 frames, 1 scene lost, its end lost\n")
     assert "scene 1 (frames 12 to 19" in fewer.stderr
     assert "after 32 of 36 frames; frames 32 to 35 are lost" in fewer.stderr
     shown = frames_of(tmp_path / "fewer.mkv")
@@ -159,5 +159,5 @@ def test_grey_frames_are_held_one_at_a_time(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=tmp_path, env=clean_environment(), check=True, capture_output=True, text=True)
     told, peak = run.stdout.splitlines()
-    assert told == "out.mkv: 128 frames, 1 scenes lost"
+    assert told == "out.mkv: 128 frames, 1 scene lost"
     assert int(peak) / 1024 < 300  # MiB; what Python and FFmpeg take for any file is about half of it
