@@ -68,6 +68,9 @@ def main() -> None:
     parser.add_argument("--clip-folder", type=Path, default=CLIPS)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--qualities", nargs="+", type=float, default=QUALITIES, help="four or more rate points")
+    parser.add_argument(
+        "--anchor-qualities", nargs="+", type=float, help="those of the single encoders, where their range is another"
+    )
     parser.add_argument("--against", nargs="*", default=[], help='further encoders: "STRATEGY PRESET [OPTION=VALUE …]"')
     order = parser.parse_args()
     order.cache.mkdir(parents=True, exist_ok=True)
@@ -100,10 +103,11 @@ def compare(name: str, order: argparse.Namespace) -> tuple[dict[str, float], flo
     both = [points.auto(order.effort, quality, order.workers) for quality in order.qualities]
     auto, off = [one for one, _ in both], [other for _, other in both]
     further = [named_tool(words) for words in order.against]
+    asked = order.anchor_qualities or order.qualities
     found = {}
     shares = []
     for tool in dict.fromkeys((*single_encoders(frames, video, order.effort), *further)):
-        hull = convex_hull(points.single(tool, scale, quality) for scale in SCALES for quality in order.qualities)
+        hull = convex_hull(points.single(tool, scale, quality) for scale in SCALES for quality in asked)
         options = (f"{key}={value}" for key, value in tool.options)
         found[" ".join(filter(None, (tool.strategy, tool.preset, *options)))] = bd_rate(hull, auto)
         shares.append(overlap(hull, auto))

@@ -14,6 +14,7 @@ import io
 import platform
 import time
 from pathlib import Path
+from typing import Literal
 
 import cv2
 
@@ -22,7 +23,7 @@ from codec.decoding_agent import decode_bytes
 from codec.demo_clip import demo_clip
 from codec.frames import Frames, VideoFormat
 from codec.quality import psnr, squared_error, ssim
-from codec.rate_control import Reached, Target, encode_to_target, kbps
+from codec.rate_control import TOLERANCE, Reached, Target, encode_to_target, kbps
 from codec.video import open_video
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
@@ -76,11 +77,16 @@ def read(name: str, order: argparse.Namespace) -> tuple[Frames, VideoFormat]:
 
 def lowest(config: CodecConfig, frames: Frames, video: VideoFormat) -> tuple[float, bool, float, float]:
     """kbps of the smallest file found that has both, whether nothing coarser was to be had, and what it has."""
-    reached, data = encode(config, Target("psnr_y", PSNR_Y), frames, video)
+    reached, data = encode(config, above("psnr_y", PSNR_Y), frames, video)
     if quality_of(data, frames)[1] < SSIM_Y:
-        reached, data = encode(config, Target("ssim_y", SSIM_Y), frames, video)
+        reached, data = encode(config, above("ssim_y", SSIM_Y), frames, video)
     coarsest = reached.quality == 0 and reached.miss is not None
     return kbps(len(data), len(frames), video.frame_rate), coarsest, *quality_of(data, frames)
+
+
+def above(metric: Literal["psnr_y", "ssim_y"], least: float) -> Target:
+    """A target of which even the lower end of what counts as met is enough."""
+    return Target(metric, least + TOLERANCE[metric])
 
 
 def encode(config: CodecConfig, target: Target, frames: Frames, video: VideoFormat) -> tuple[Reached, bytes]:
