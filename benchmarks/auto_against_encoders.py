@@ -150,9 +150,9 @@ def single_encoders(frames: Frames, video: VideoFormat, effort: int) -> Iterator
     classifier = SceneClassifier()
     parts = split_scenes([frames], video, len(frames))
     has_screen = any(classifier.classify(classifier.features(part))[0] == "screen" for part in parts)
-    finish = EFFORTS[effort].finish
+    finished = {tool.strategy for tool in EFFORTS[effort].finish}
     for tool in EFFORTS[effort].tools:
-        if tool.strategy in KNOBS and not (finish and finish.strategy == tool.strategy):
+        if tool.strategy in KNOBS and tool.strategy not in finished:
             yield tool
             if has_screen and (tool.strategy, "screen") in CLASS_OPTIONS:
                 yield Tool(tool.strategy, tool.preset, CLASS_OPTIONS[tool.strategy, "screen"])
@@ -183,10 +183,10 @@ class Points:
         """The cheapest traditional coding of the scene, finished as auto would have done had it been the choice."""
         cost = methodcaller("cost", lambda_of_quality(quality))
         best = min((trial for trial in scene.trials if trial.coding.strategy in KNOBS), key=cost)
-        finish = EFFORTS[effort].finish
-        if not finish or finish.strategy != best.coding.strategy or finish.preset == best.coding.preset:
+        presets = {tool.strategy: tool.preset for tool in EFFORTS[effort].finish}
+        finished = replace(best.coding, preset=presets.get(best.coding.strategy, best.coding.preset))
+        if finished == best.coding:
             return best
-        finished = replace(best.coding, preset=finish.preset)
         frames = self._frames[scene.first_frame : scene.first_frame + scene.frames]
         return min(best, measured(finished, frames, self._video), key=cost)
 

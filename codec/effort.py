@@ -57,8 +57,9 @@ class Effort:
     refined   of so many of the best (tool, scale) pairs the rates beside the predicted one are tried …
     probes    … with at most so many encodes each
     varied    of so many of the best pairs the encoder's variants are tried, one on top of the other where they help
-    finish    the best coding by this tool's encoder is coded once more at the tool's slower preset: the scale, variants
-              and rate that suit a quick preset suit a slow one, which is then paid for once and not at every trial
+    finish    the best coding of each of these tools' strategies is coded once more at the tool's slower preset: the
+              scale, variants and rate that suit a quick preset suit a slow one, which is then paid for once and not at
+              every trial
     enhanced  whether a network is tried on top of the best coding
     """
 
@@ -67,7 +68,7 @@ class Effort:
     refined: int
     probes: int
     varied: int
-    finish: Tool | None = None
+    finish: tuple[Tool, ...] = ()
     enhanced: bool = False
 
 
@@ -76,7 +77,11 @@ def _tools(*names: str) -> tuple[Tool, ...]:
     return tuple(Tool(part[0], part[1] if len(part) > 1 else None) for part in parts)
 
 
-_FAST, _MEDIUM, _SLOW, _SLOWER = (Tool("vvc", preset) for preset in ("fast", "medium", "slow", "slower"))
+# `procedural` codes its stills by VVenC, medium and slow under their own names.
+_FAST = _tools("vvc fast", "procedural medium")
+_MEDIUM = _tools("vvc medium", "procedural medium")
+_SLOW = _tools("vvc slow", "procedural slow")
+_SLOWER = _tools("vvc slower", "procedural slow")
 
 
 # Presets by speed on one core: SVT-AV1 8, 6 and 4 and VVenC faster code one 1080p frame in 0.1 to 0.4 s, VVenC fast in
@@ -84,21 +89,21 @@ _FAST, _MEDIUM, _SLOW, _SLOWER = (Tool("vvc", preset) for preset in ("fast", "me
 EFFORTS = (
     Effort(_tools("av1 8"), 0, 0, 0, 0),
     Effort(_tools("av1 8"), 1, 0, 0, 0),
-    Effort(_tools("av1 6", "procedural"), 1, 1, 1, 0),
-    Effort(_tools("av1 5", "vvc faster", "procedural"), 1, 0, 0, 1),
-    Effort(_tools("av1 4", "vvc faster", "procedural"), 1, 1, 2, 1, _FAST),
-    Effort(_tools("av1 4", "vvc faster", "procedural"), 1, 1, 2, 1, _MEDIUM),
-    Effort(_tools("av1 4", "vvc fast", "procedural"), 1, 1, 3, 1, _MEDIUM),
-    Effort(_tools("av1 3", "vvc fast", "procedural"), 2, 1, 3, 2, _MEDIUM, enhanced=True),
-    Effort(_tools("av1 3", "vvc fast", "procedural slow"), 2, 1, 3, 2, _SLOW, enhanced=True),
-    Effort(_tools("av1 2", "vvc medium", "x265 slower", "procedural slow"), 2, 2, 3, 2, _SLOW, enhanced=True),
+    Effort(_tools("av1 6", "procedural fast"), 1, 1, 1, 0),
+    Effort(_tools("av1 5", "vvc faster", "procedural fast"), 1, 0, 0, 1),
+    Effort(_tools("av1 4", "vvc faster", "procedural fast"), 1, 1, 2, 1, _FAST),
+    Effort(_tools("av1 4", "vvc faster", "procedural fast"), 1, 1, 2, 1, _MEDIUM),
+    Effort(_tools("av1 4", "vvc fast", "procedural fast"), 1, 1, 3, 1, _MEDIUM),
+    Effort(_tools("av1 3", "vvc fast", "procedural fast"), 2, 1, 3, 2, _MEDIUM, enhanced=True),
+    Effort(_tools("av1 3", "vvc fast", "procedural fast"), 2, 1, 3, 2, _SLOW, enhanced=True),
+    Effort(_tools("av1 2", "vvc medium", "x265 slower", "procedural fast"), 2, 2, 3, 2, _SLOW, enhanced=True),
     Effort(
         _tools(
             "av1 2",
             "vvc slow",
             "x265 slower",
             "x264 veryslow",
-            *("procedural slow", "i_frame_interpolation 2", "semantic_latent"),
+            *("procedural fast", "i_frame_interpolation 2", "semantic_latent"),
         ),
         3,
         3,

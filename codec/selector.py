@@ -265,7 +265,7 @@ class _Search:
             + effort.scaled * (len(SCALES) - 1)
             + effort.refined * effort.probes
             + effort.varied
-            + (effort.finish is not None)
+            + len(effort.finish)
             + effort.enhanced
         )
         for tool in tools:
@@ -280,8 +280,7 @@ class _Search:
             self._refine(family, effort.probes)
         for family in self._ranked()[: effort.varied]:
             self._vary(family)
-        if effort.finish:
-            self._finish(effort.finish)
+        self._finish(effort.finish)
         if effort.enhanced:
             self._enhance()
         self._memory.searched.append(self._lambda)
@@ -421,16 +420,19 @@ class _Search:
                 least, coding = cost, varied
                 self._remember(coding)
 
-    def _finish(self, tool: Tool) -> None:
-        """Code the best of this encoder's codings again, at the tool's preset."""
-        family = next((family for family in self._ranked() if family.strategy == tool.strategy), None)
-        if family is None or self._best is None:
+    def _finish(self, tools: tuple[Tool, ...]) -> None:
+        """Code the best of each of these strategies' codings again, at the tool's preset."""
+        if self._best is None:
             return
-        cost, coding = self._best_of(family)
-        if cost <= FINISH_PATIENCE * self._best[0].cost(self._lambda):
-            finished = replace(coding, preset=tool.preset)
-            self._try(finished)
-            self._remember(finished)
+        limit = FINISH_PATIENCE * self._best[0].cost(self._lambda)
+        ranked = self._ranked()
+        for tool in tools:
+            family = next((family for family in ranked if family.strategy == tool.strategy), None)
+            cost, coding = self._best_of(family) if family else (inf, None)
+            if coding and cost <= limit:
+                finished = replace(coding, preset=tool.preset)
+                self._try(finished)
+                self._remember(finished)
 
     def _enhance(self) -> None:
         """Put a network on top of the best coding, where that has a base layer of its kind."""

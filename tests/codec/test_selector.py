@@ -148,7 +148,7 @@ def test_what_was_found_at_a_quick_preset_is_coded_once_more_at_a_slow_one(
     read_clip: ReadClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames, video = crop(*read_clip("calendar.mkv", 17), 192, 128)
-    effort = Effort((Tool("av1", "8"), Tool("vvc", "faster")), 0, 1, 2, 0, finish=Tool("vvc", "medium"))
+    effort = Effort((Tool("av1", "8"), Tool("vvc", "faster")), 0, 1, 2, 0, finish=(Tool("vvc", "medium"),))
     monkeypatch.setattr(selector, "EFFORTS", (effort,) * (MAX_EFFORT + 1))
     choice = choose(frames, video, 0.4, 4)
     lambda_rd = lambda_of_quality(0.4)
@@ -195,7 +195,7 @@ def test_every_effort_has_a_traditional_encoder_for_every_class() -> None:
         for scene_class in ("static", "talking_head", "moderate_motion", "high_motion", "screen"):
             tools = shortlist(effort, scene_class, 30)
             assert any(tool.strategy in KNOBS for tool in tools)
-            for tool in (*tools, *filter(None, [effort.finish])):
+            for tool in (*tools, *effort.finish):
                 assert tool.preset is None or tool.preset in strategies.get(tool.strategy).presets
 
 
