@@ -30,18 +30,16 @@ import bjontegaard
 import cv2
 from procedural import scenes
 
-from codec import strategies
-from codec.bitstream import frames_hash
 from codec.config import CodecConfig
 from codec.demo_clip import demo_clip
 from codec.effort import CLASS_OPTIONS, EFFORTS, Tool
 from codec.encoding_agent import EncodingAgent, SceneReport
 from codec.frames import Frames, VideoFormat
 from codec.quality import psnr
-from codec.rate_distortion import KNOBS, lambda_of_quality, plane_errors
+from codec.rate_distortion import KNOBS, lambda_of_quality
 from codec.resample import SCALES
 from codec.scenes import SceneClassifier, split_scenes
-from codec.selector import HALF_STEPS, Coding, Trial
+from codec.selector import HALF_STEPS, Coding, Trial, run_coding
 from codec.video import open_video
 from codec.whole_file import whole_file
 
@@ -188,7 +186,7 @@ class Points:
         if finished == best.coding:
             return best
         frames = self._frames[scene.first_frame : scene.first_frame + scene.frames]
-        return min(best, measured(finished, frames, self._video), key=cost)
+        return min(best, run_coding(finished, frames, self._video)[1], key=cost)
 
     def single(self, tool: Tool, scale: str, quality: float) -> Point:
         knob = KNOBS[tool.strategy]
@@ -197,7 +195,7 @@ class Points:
         coding = Coding(tool.strategy, tool.preset, scale, options=tool.options).at(rate)
 
         def encode() -> tuple[int, int]:
-            trial = measured(coding, self._frames, self._video)
+            _, trial = run_coding(coding, self._frames, self._video)
             return trial.bytes - 1, luma_error([trial])
 
         return self._point(str(coding), encode)
@@ -215,14 +213,6 @@ class Points:
         fact = json.loads(path.read_text())
         kbps = float(fact["bytes"] * 8 * video.frame_rate / len(frames) / 1000)
         return kbps, psnr(fact["sse_y"] / frames.y.size)
-
-
-def measured(coding: Coding, frames: Frames, video: VideoFormat) -> Trial:
-    strategy = strategies.get(coding.strategy)
-    payload = strategy.encode(frames, video, coding.settings)
-    decoded = strategy.decode(payload, video, len(frames))
-    errors = plane_errors(frames, decoded)
-    return Trial(coding, len(payload), errors, errors.weighted(video), frames_hash(decoded))
 
 
 def luma_error(trials: Iterable[Trial]) -> int:

@@ -85,7 +85,7 @@ _SLOWER = _tools("vvc slower", "procedural slow")
 
 
 # Presets by speed on one core: SVT-AV1 8, 6 and 4 and VVenC faster code one 1080p frame in 0.1 to 0.4 s, VVenC fast in
-# 0.8 s, VVenC medium in 3 s, VVenC slow in 8 s, VVenC slower in 20 s.
+# 0.8 s, VVenC medium in 3 s, VVenC slow in 8 s.
 EFFORTS = (
     Effort(_tools("av1 8"), 0, 0, 0, 0),
     Effort(_tools("av1 8"), 1, 0, 0, 0),

@@ -213,13 +213,15 @@ def _fixed(frames: Frames, video: VideoFormat, config: CodecConfig, memory: Scen
     )
     if isinstance(strategy, ElementaryStrategy):  # qualities that round to one rate are one coding
         coding = coding.at(strategy.rate(config.settings))
-    payload, trial = _run(coding, frames, video)
+    payload, trial = run_coding(coding, frames, video)
     memory.trials[coding] = trial
     return Choice(payload, trial, (trial,), "fixed by config")
 
 
-def _run(coding: Coding, frames: Frames, video: VideoFormat, base_payload: bytes | None = None) -> tuple[bytes, Trial]:
-    """Encode and decode. Raises what the strategy raises."""
+def run_coding(
+    coding: Coding, frames: Frames, video: VideoFormat, base_payload: bytes | None = None
+) -> tuple[bytes, Trial]:
+    """The payload, and what became of it once decoded. Raises what the strategy raises."""
     strategy = strategies.get(coding.strategy)
     payload = strategy.encode(frames, video, replace(coding.settings, base_payload=base_payload))
     decoded = strategy.decode(payload, video, len(frames))
@@ -311,7 +313,7 @@ class _Search:
             raise EncodeError(f"nothing on auto's list codes this scene: {reasons}")
         best, payload = self._best
         if payload is None:
-            payload, _ = _run(best.coding, self._frames, self._video)
+            payload, _ = run_coding(best.coding, self._frames, self._video)
         return Choice(payload, best, trials, self._why(best, trials))
 
     def _why(self, best: Trial, trials: tuple[Trial, ...]) -> str:
@@ -333,7 +335,7 @@ class _Search:
         trial = self._memory.trials.get(coding)
         if trial is None:
             try:
-                payload, trial = _run(coding, self._frames, self._video, base_payload)
+                payload, trial = run_coding(coding, self._frames, self._video, base_payload)
             except (EvocodecError, OSError) as error:
                 trial = Trial(coding, 0, None, inf, 0, str(error))
             self._memory.trials[coding] = trial
