@@ -1,6 +1,6 @@
 """What a run of frames is: 8-bit 4:2:0 planes and the format they are in.
 
-Owns the two value types everything else passes around. Reading and writing files is `codec.video`'s.
+Owns the value types everything else passes around. Reading and writing files is `codec.video`'s.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Plane = npt.NDArray[np.uint8]
+RemainderPlane = npt.NDArray[np.int8]
 
 
 UNSPECIFIED_COLOR = 2  # the code point by which a source says nothing of its primaries, transfer or matrix
@@ -96,3 +97,22 @@ class Frames:
             np.concatenate([part.u for part in parts]),
             np.concatenate([part.v for part in parts]),
         )
+
+
+@dataclass(frozen=True)
+class Remainders:
+    """What rounding to 8 bits took from frames of the same shape: int8, sixteenths of a grey level, -8 to 7."""
+
+    y: RemainderPlane
+    u: RemainderPlane
+    v: RemainderPlane
+
+    def __getitem__(self, index: slice) -> Remainders:
+        return Remainders(self.y[index], self.u[index], self.v[index])
+
+    def planes(self) -> tuple[RemainderPlane, RemainderPlane, RemainderPlane]:
+        return self.y, self.u, self.v
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Remainders]) -> Remainders:
+        return cls(*(np.concatenate(planes) for planes in zip(*(part.planes() for part in parts), strict=True)))

@@ -16,6 +16,7 @@ SVT-AV1 makes it there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
 
@@ -35,8 +36,13 @@ class PlaneErrors:
 
     def weighted(self, video: VideoFormat) -> float:
         """D of the module's formula."""
-        chroma_share = video.width * video.height / (video.chroma_width * video.chroma_height)
-        return (6 * self.y + chroma_share * (self.u + self.v)) / 8
+        return float(np.dot((self.y, self.u, self.v), plane_weights(video)))
+
+
+def plane_weights(video: VideoFormat) -> tuple[float, float, float]:
+    """What a squared error in Y, U and V counts in D."""
+    chroma = video.width * video.height / (video.chroma_width * video.chroma_height) / 8
+    return 6 / 8, chroma, chroma
 
 
 def plane_errors(original: Frames, decoded: Frames) -> PlaneErrors:
@@ -69,6 +75,13 @@ def lambda_of_quality(quality: float) -> float:
     return float(2 ** np.interp(quality, qualities, logs))
 
 
+def _along(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
+    """The straights through these points, of which `xs` rise, at x."""
+    after = min(max(sum(known < x for known in xs), 1), len(xs) - 1)
+    (x0, x1), (y0, y1) = xs[after - 1 : after + 1], ys[after - 1 : after + 1]
+    return y0 + (x - x0) * (y1 - y0) / (x1 - x0)
+
+
 @dataclass(frozen=True)
 class RateKnob:
     """An encoder's rate parameter, coarser as it grows, or finer where `rates` fall with lambda.
@@ -89,10 +102,12 @@ class RateKnob:
 
     def at(self, lambda_rd: float) -> float:
         """The parameter that belongs to lambda, unrounded; beyond the ends of the table on its last straight."""
-        x = log2(lambda_rd)
-        after = min(max(sum(slope < x for slope in self.slopes), 1), len(self.slopes) - 1)
-        (x0, x1), (y0, y1) = self.slopes[after - 1 : after + 1], self.rates[after - 1 : after + 1]
-        return y0 + (x - x0) * (y1 - y0) / (x1 - x0)
+        return _along(self.slopes, self.rates, log2(lambda_rd))
+
+    def lambda_at(self, rate: float) -> float:
+        """The reverse of `at`."""
+        rising = 1 if self.rates[0] < self.rates[-1] else -1
+        return float(2 ** _along(self.rates[::rising], self.slopes[::rising], rate))
 
     def rounded(self, rate: float) -> float:
         """The nearest parameter that the encoder takes."""

@@ -19,7 +19,7 @@ from math import ceil, floor, pi, sin
 import numpy as np
 import numpy.typing as npt
 
-from codec.frames import Frames, Plane, VideoFormat
+from codec.frames import Frames, Plane, RemainderPlane, Remainders, VideoFormat
 
 # The position of a scale is its code in a payload: append, never reorder.
 SCALES: dict[str, Fraction] = {
@@ -29,6 +29,7 @@ SCALES: dict[str, Fraction] = {
     "1/2": Fraction(1, 2),
 }
 TAP_SUM_BITS = 7
+SUM_BITS = 2 * TAP_SUM_BITS  # of a sample that both passes made
 LOBES = 3
 
 
@@ -53,27 +54,52 @@ def enlarge(frames: Frames, video: VideoFormat, scale: str) -> Frames:
     return _resize(frames, video, 1 / SCALES[scale])
 
 
+def enlarge_finely(frames: Frames, video: VideoFormat, scale: str) -> tuple[Frames, Remainders]:
+    """As `enlarge`, and what its rounding took."""
+    ratio = 1 / SCALES[scale]
+    planes, remainders = [], []
+    for plane, shape in zip(frames.planes(), _shapes(video), strict=True):
+        sums = np.stack([_weighted_sums(picture, ratio, shape) for picture in plane])
+        planes.append(_rounded(sums))
+        remainders.append(_remainder(sums, planes[-1]))
+    return Frames(*planes), Remainders(*remainders)
+
+
 def _resize(frames: Frames, target: VideoFormat, ratio: Fraction) -> Frames:
     if ratio == 1:
         return frames
-    luma = (target.height, target.width)
-    chroma = (target.chroma_height, target.chroma_width)
-    return Frames(
-        resize_plane(frames.y, ratio, luma),
-        resize_plane(frames.u, ratio, chroma),
-        resize_plane(frames.v, ratio, chroma),
-    )
+    pairs = zip(frames.planes(), _shapes(target), strict=True)
+    return Frames(*(resize_plane(plane, ratio, shape) for plane, shape in pairs))
+
+
+def _shapes(video: VideoFormat) -> tuple[tuple[int, int], ...]:
+    chroma = (video.chroma_height, video.chroma_width)
+    return (video.height, video.width), chroma, chroma
 
 
 def resize_plane(plane: Plane, ratio: Fraction, shape: tuple[int, int]) -> Plane:
     """`plane` uint8 [T, h, w] resampled by `ratio` to uint8 [T, *shape]; samples beyond an edge repeat it."""
-    height, width = shape
-    out = np.empty((len(plane), height, width), dtype=np.uint8)
+    out = np.empty((len(plane), *shape), dtype=np.uint8)
     for picture, result in zip(plane, out, strict=True):
-        rows = _filter_rows(picture.astype(np.int32), ratio, height)
-        total = _filter_rows(np.ascontiguousarray(rows.T), ratio, width).T
-        result[:] = np.clip((total + (1 << (2 * TAP_SUM_BITS - 1))) >> (2 * TAP_SUM_BITS), 0, 255)
+        result[:] = _rounded(_weighted_sums(picture, ratio, shape))
     return out
+
+
+def _weighted_sums(picture: Plane, ratio: Fraction, shape: tuple[int, int]) -> npt.NDArray[np.int32]:
+    """The samples of one resampled picture, times 2**14."""
+    rows = _filter_rows(picture.astype(np.int32), ratio, shape[0])
+    return _filter_rows(np.ascontiguousarray(rows.T), ratio, shape[1]).T
+
+
+def _rounded(sums: npt.NDArray[np.int32]) -> Plane:
+    eight: Plane = np.clip((sums + (1 << (SUM_BITS - 1))) >> SUM_BITS, 0, 255).astype(np.uint8)
+    return eight
+
+
+def _remainder(sums: npt.NDArray[np.int32], rounded: Plane) -> RemainderPlane:
+    sixteenths = ((sums + (1 << (SUM_BITS - 5))) >> (SUM_BITS - 4)) - (rounded.astype(np.int32) << 4)
+    remainder: RemainderPlane = np.clip(sixteenths, -8, 7).astype(np.int8)
+    return remainder
 
 
 def _filter_rows(rows: npt.NDArray[np.int32], ratio: Fraction, count: int) -> npt.NDArray[np.int32]:

@@ -11,7 +11,7 @@ gains a scene uses where is `codec.strategies.hybrid_semantic`'s.
        1x1, 16 -> 6 · 6, clamp to ±1023: sixteenths of a grey level
     --> 6 candidate residuals for the four luma phases, U and V
     --> and for luma 6 more without a network: differences from the aligned frames, clamped to ±2, ±6 and ±20
-    --> base + sum of gain · candidate, with the gains of each block
+    --> base + sum of gain · candidate, with the gains of each block, rounded once: the base as it was before 8 bits
 
 The plain differences are there because they carry over from any content to any other: least squares on them alone gains
 0.1 to 0.3 dB where motion is found.
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.errors import BitstreamError
-from codec.frames import Frames
+from codec.frames import Frames, Remainders
 from codec.networks.exact import IntegerConv, built, load_integers, shift_down
 from codec.networks.motion import aligned
 
@@ -82,7 +82,11 @@ class BasisNetwork(nn.Module):  # type: ignore[misc]
         return torch.zeros(1, INPUTS, -(-height // 2) + 2 * MARGIN, -(-width // 2) + 2 * MARGIN)
 
 
-def stack_planes(frame: Frames) -> npt.NDArray[np.uint8]:
+@overload
+def stack_planes(frame: Frames) -> npt.NDArray[np.uint8]: ...
+@overload
+def stack_planes(frame: Remainders) -> npt.NDArray[np.int8]: ...
+def stack_planes(frame: Frames | Remainders) -> npt.NDArray[Any]:
     """One frame to [6, ceil(H/2), ceil(W/2)]: the four luma phases, U, V. An odd last row or column repeats."""
     return np.concatenate([to_phases(frame.y[0]), frame.u, frame.v])
 
@@ -117,22 +121,29 @@ def candidates(network: BasisNetwork, seen: npt.NDArray[np.int8]) -> Tensor:
 
 
 def enhanced(
-    planes: npt.NDArray[np.uint8], residuals: Tensor, gains: npt.NDArray[np.int32], sets: npt.NDArray[np.int32]
+    planes: npt.NDArray[np.uint8],
+    remainders: npt.NDArray[np.int8],
+    residuals: Tensor,
+    gains: npt.NDArray[np.int32],
+    sets: npt.NDArray[np.int32],
 ) -> npt.NDArray[np.uint8]:
-    """`planes` [6, h, w] plus candidates, weighed in each block by one of the sets of gains.
+    """`planes` and their `remainders` [6, h, w] plus candidates, weighed in each block by one of the sets of gains.
+
+    A correction is often less than half a grey level: added to planes rounded before, it would come to nothing.
 
     gains  [S, 3, 12] integers of magnitude up to 127: for Y, U and V
-    sets   [rows, columns] of blocks: 0 leaves the block as it is, s takes gains[s - 1]
+    sets   [rows, columns] of blocks: 0 leaves the block as it is, s takes gains[s - 1]; gains of 0 leave a plane so
     """
     height, width = planes.shape[1:]
     where = torch.from_numpy(sets.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)[:height, :width])
     correction = torch.zeros(planes.shape)
+    taken = torch.from_numpy(remainders).float() * 2**GAIN_BITS
     for number, gain in enumerate(gains, 1):
         if not (sets == number).any():
             continue
         per_channel = torch.from_numpy(gain[list(PLANE_OF_CHANNEL)]).float()
-        # 12 products of up to 1023 · 127: exact in float32
-        total = (residuals * per_channel[:, :, None, None]).sum(1)
+        # 12 products of up to 1023 · 127, and 8 · 64: exact in float32
+        total = (residuals * per_channel[:, :, None, None]).sum(1) + taken
         correction = torch.where(where == number, shift_down(total, RESIDUAL_BITS + GAIN_BITS), correction)
     better: npt.NDArray[np.int16] = correction.to(torch.int16).numpy() + planes
     return np.clip(better, 0, 255).astype(np.uint8)

@@ -17,15 +17,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
 import numpy.typing as npt
 
 from codec.errors import BadInputError, BitstreamError, EncodeError
-from codec.frames import UNSPECIFIED_COLOR, Frames, Plane, VideoFormat
-from codec.resample import SCALES, enlarge, scaled_format, shrink
+from codec.frames import UNSPECIFIED_COLOR, Frames, Plane, Remainders, VideoFormat
+from codec.resample import SCALES, enlarge, enlarge_finely, scaled_format, shrink
 from codec.strategies.protocol import EncodeSettings
 
 # Values that every one of the encoders accepts; the .evc header carries the exact description in any case.
@@ -36,6 +36,10 @@ ENCODER_RATES = (1, 240)
 FALLBACK_RATE = Fraction(25)
 # Decoders round a picture's size up to whole blocks before they allocate it.
 BLOCK_MARGIN = 128
+
+Part = TypeVar("Part")
+Samples = npt.NDArray[Any]  # uint8, or uint16 of 10-bit pictures
+Picture = tuple[Samples, ...]
 
 EncodeStream = Callable[[Frames, VideoFormat, float, str, Mapping[str, str]], bytes]
 SplitStream = Callable[[bytes], Iterable[bytes]]
@@ -89,21 +93,20 @@ class ElementaryStrategy:
 
     def decode(self, payload: bytes, video: VideoFormat, frame_count: int) -> Frames:
         """Exactly `frame_count` frames at the size of `video`; decoding stops at the first picture too many."""
-        if not payload or payload[0] >= len(SCALES):
-            raise BitstreamError(f"the {self.name} payload does not start with a known scale code")
-        scale = list(SCALES)[payload[0]]
-        coded, small = self._coded_format(video, scale), scaled_format(video, scale)
-        pictures = []
-        for y, u, v in self._pictures(payload[1:], coded, frame_count):
-            cropped = Frames(
-                y[None, : small.height, : small.width],
-                u[None, : small.chroma_height, : small.chroma_width],
-                v[None, : small.chroma_height, : small.chroma_width],
-            )
-            pictures.append(enlarge(cropped, video, scale))
-        if len(pictures) != frame_count:
-            raise BitstreamError(f"the {self.name} payload holds {len(pictures)} of {frame_count} frames")
-        return Frames.concatenate(pictures)
+        scale, small, pictures = self._small_pictures(payload, video, frame_count)
+        frames = [enlarge(self._rounded(picture, small), video, scale) for picture in pictures]
+        return Frames.concatenate(self._complete(frames, frame_count))
+
+    def decode_finely(self, payload: bytes, video: VideoFormat, frame_count: int) -> tuple[Frames, Remainders]:
+        """As `decode`, and what its last rounding took: from 10-bit samples, or from enlarged ones."""
+        scale, small, pictures = self._small_pictures(payload, video, frame_count)
+        parts = []
+        for picture in pictures:
+            frame = self._rounded(picture, small)
+            whole = frame, self._remainders(picture, frame)
+            parts.append(whole if scale == "1" else enlarge_finely(frame, video, scale))
+        frames, remainders = zip(*self._complete(parts, frame_count), strict=True)
+        return Frames.concatenate(frames), Remainders.concatenate(remainders)
 
     def rate(self, settings: EncodeSettings) -> float:
         """The encoder's CRF or QP for these settings."""
@@ -122,7 +125,22 @@ class ElementaryStrategy:
         width, height = (max(self.minimum_side, side + side % 2) for side in (small.width, small.height))
         return VideoFormat(width, height, encoder_rate(video.frame_rate), video.color)
 
-    def _pictures(self, stream: bytes, coded: VideoFormat, frame_count: int) -> Iterator[tuple[Plane, ...]]:
+    def _small_pictures(
+        self, payload: bytes, video: VideoFormat, frame_count: int
+    ) -> tuple[str, VideoFormat, Iterator[Picture]]:
+        """The scale, what the pictures are to be cropped to, and the pictures as decoded."""
+        if not payload or payload[0] >= len(SCALES):
+            raise BitstreamError(f"the {self.name} payload does not start with a known scale code")
+        scale = list(SCALES)[payload[0]]
+        pictures = self._pictures(payload[1:], self._coded_format(video, scale), frame_count)
+        return scale, scaled_format(video, scale), pictures
+
+    def _complete(self, parts: list[Part], frame_count: int) -> list[Part]:
+        if len(parts) != frame_count:
+            raise BitstreamError(f"the {self.name} payload holds {len(parts)} of {frame_count} frames")
+        return parts
+
+    def _pictures(self, stream: bytes, coded: VideoFormat, frame_count: int) -> Iterator[Picture]:
         """The decoded planes of each picture, in order of output."""
         formats = ("yuv420p", "yuvj420p") if self.bit_depth == 8 else ("yuv420p10le",)
         count = 0
@@ -137,7 +155,7 @@ class ElementaryStrategy:
                     )
                 if picture.format.name not in formats:
                     raise BitstreamError(f"the {self.name} payload is {picture.format.name}, not {formats[0]}")
-                yield tuple(self._plane(picture, index) for index in range(3))
+                yield tuple(self._samples(plane) for plane in picture.planes)
         except av.FFmpegError as error:
             raise BitstreamError(f"the {self.name} payload does not decode: {error.strerror}") from error
 
@@ -154,14 +172,30 @@ class ElementaryStrategy:
             yield from context.decode(packet)
         yield from context.decode(None)
 
-    def _plane(self, picture: Any, index: int) -> Plane:
-        plane = picture.planes[index]
+    def _samples(self, plane: Any) -> Samples:
         rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[: plane.height]
         if self.bit_depth == 8:
             return rows[:, : plane.width].copy()
-        wide: npt.NDArray[np.uint16] = rows[:, : 2 * plane.width].copy().view("<u2")
-        rounded: Plane = np.minimum((wide + 2) >> 2, 255).astype(np.uint8)
-        return rounded
+        return rows[:, : 2 * plane.width].copy().view("<u2")
+
+    def _rounded(self, picture: Picture, size: VideoFormat) -> Frames:
+        """One frame of 8 bits, cropped to `size`."""
+        if self.bit_depth == 10:
+            picture = tuple(np.minimum((plane + 2) >> 2, 255).astype(np.uint8) for plane in picture)
+        y, u, v = picture
+        return Frames(
+            y[None, : size.height, : size.width],
+            u[None, : size.chroma_height, : size.chroma_width],
+            v[None, : size.chroma_height, : size.chroma_width],
+        )
+
+    def _remainders(self, picture: Picture, frame: Frames) -> Remainders:
+        """What rounding the picture to this frame took."""
+        remainders = []
+        for samples, plane in zip(picture, frame.planes(), strict=True):
+            sixteenths = samples[None, : plane.shape[1], : plane.shape[2]].astype(np.int16) << (12 - self.bit_depth)
+            remainders.append(np.clip(sixteenths - (plane.astype(np.int16) << 4), -8, 7).astype(np.int8))
+        return Remainders(*remainders)
 
 
 def encoder_rate(rate: Fraction) -> Fraction:

@@ -4,11 +4,14 @@ Owns the payload, and the encoder's choice of network, gains and blocks. The bas
 the network `codec.networks.enhancement`'s, symbols `codec.entropy`'s.
 
     source --base encoder--> base payload --base decoder--> base pictures --network--> candidates
-    base pictures + gains of the block's set · candidates --> decoded pictures
+    base pictures before they were rounded to 8 bits + gains of the block's set · candidates --> decoded pictures
+
+A good base at a good rate is wrong by little more than a grey level, and the network knows a tenth of it: that counts
+only because 10-bit pictures, and those of a smaller scale, are rounded after it and not before.
 
 The encoder passes the network over the pictures once and keeps, for each block, what a least-squares fit needs. All
-choices are then made on those sums: gains by fitting, blocks by distortion + lambda · rate, turn by turn. What a scene
-sends is about 15 bytes for each set of gains, and a map of blocks that is nearly free where it is uniform.
+choices are then made on those sums: gains by fitting, blocks by D + lambda · R, turn by turn. What a scene sends is
+about 15 bytes for each set of gains, and a map of blocks that is nearly free where it is uniform.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ import numpy.typing as npt
 from codec import strategies
 from codec.entropy import AdaptiveFlag, Coder, Reader, Writer, best_scale
 from codec.errors import BadInputError, BitstreamError, EncodeError
-from codec.frames import Frames, VideoFormat
+from codec.frames import Frames, Remainders, VideoFormat
+from codec.rate_distortion import KNOBS, plane_errors, plane_weights
+from codec.resample import SCALES
 from codec.strategies.protocol import EncodeSettings
 
 if TYPE_CHECKING:
@@ -45,8 +50,8 @@ PROBED_FRAMES = 6
 TURNS = 4
 DESCENTS = 3
 RIDGE = 1e-3
-# Distortion falls as rate**-SLOPE: 1 is 3 dB for twice the bits, which is what good encoders do at usual rates.
-SLOPE = 1.0
+ROUNDING = 1 / 12  # mean square of what rounding a real number moves it by
+REMAINDER_UNITS = 16  # a grey level, in the units of `Remainders`
 
 Integers = npt.NDArray[np.int32]
 Reals = npt.NDArray[np.float64]
@@ -68,20 +73,33 @@ class Enhancement:
 
 @dataclass(frozen=True)
 class Sums:
-    """For every frame, block and plane what a least-squares fit of gains needs, in squared grey levels.
+    """For every frame, block and plane what a least-squares fit of gains needs, in squared grey levels times the
+    plane's weight in D.
 
-    error [T, B, 3] of the base; match [T, B, 3, K] of candidates and what is missing; power [T, B, 3, K, K].
+    error     [T, B, 3] of the base before it was rounded
+    rounding  [T, B, 3] what rounding it added
+    samples   [T, B, 3] times the weight too
+    match     [T, B, 3, K] of candidates and what is missing
+    power     [T, B, 3, K, K]
     """
 
     error: Reals
+    rounding: Reals
+    samples: Reals
     match: Reals
     power: Reals
 
+    @property
+    def of_base(self) -> Reals:
+        """The squared error [T, B] of the base as it is shown."""
+        shown: Reals = (self.error + self.rounding).sum(2)
+        return shown
+
     def remaining(self, gains: Reals) -> Reals:
-        """The squared error [T, B] that gains [3, K] would leave in each block."""
-        gained = 2 * np.einsum("tbpk,pk->tb", self.match, gains)
-        added = np.einsum("tbpkl,pk,pl->tb", self.power, gains, gains)
-        left: Reals = self.error.sum(2) - gained + added
+        """The squared error [T, B] that gains [3, K] would leave in each block, after rounding."""
+        gained = 2 * np.einsum("tbpk,pk->tbp", self.match, gains)
+        added = np.einsum("tbpkl,pk,pl->tbp", self.power, gains, gains)
+        left: Reals = (self.error - gained + added + _rounding(self.rounding, self.samples, added)).sum(2)
         return left
 
     def fit(self, where: npt.NDArray[np.bool_]) -> Reals:
@@ -114,9 +132,10 @@ class HybridSemantic:
             raise BadInputError(f"{self.name}: option must_pay={must_pay} is neither 0 nor 1")
         base = _base(name)
         payload = settings.base_payload or base.encode(frames, video, replace(settings, options=options))
-        pictures = base.decode(payload, video, len(frames))
-        price = SLOPE * _squared_error(frames, pictures) / (8 * len(payload))
-        stream = _best_enhancement(frames, pictures, video, price) if price else None
+        pictures, remainders = base.decode_finely(payload, video, len(frames))
+        # The base's own slope, in squared error of the size that is shown.
+        price = KNOBS[name].lambda_at(base.rate(settings)) / float(SCALES[settings.scale]) ** 2
+        stream = _best_enhancement(frames, pictures, remainders, video, price)
         if stream is None and must_pay == "0":
             stream = write_enhancement(_nothing((len(frames), *_grid(video))))
         if stream is None:
@@ -130,9 +149,9 @@ class HybridSemantic:
         end = start + int.from_bytes(payload[1:start], "little")
         if len(payload) < end:
             raise BitstreamError(f"the {self.name} payload ends within its base layer")
-        pictures = base.decode(payload[start:end], video, frame_count)
+        pictures, remainders = base.decode_finely(payload[start:end], video, frame_count)
         enhancement = read_enhancement(payload[end:], video, frame_count)
-        return _apply(enhancement, pictures, video)
+        return apply_enhancement(enhancement, pictures, remainders, video)
 
 
 def _base(name: str) -> ElementaryStrategy:
@@ -218,7 +237,8 @@ def _grid(video: VideoFormat) -> tuple[int, int]:
     return -(-video.height // BLOCK_LUMA), -(-video.width // BLOCK_LUMA)
 
 
-def _apply(enhancement: Enhancement, pictures: Frames, video: VideoFormat) -> Frames:
+def apply_enhancement(enhancement: Enhancement, pictures: Frames, remainders: Remainders, video: VideoFormat) -> Frames:
+    """What a decoder makes of base pictures."""
     from codec.networks import enhancement as networks
     from codec.networks.exact import exact_arithmetic
 
@@ -230,40 +250,33 @@ def _apply(enhancement: Enhancement, pictures: Frames, video: VideoFormat) -> Fr
                 continue
             residuals = networks.candidates(network, networks.network_input(pictures, index))
             planes = networks.stack_planes(pictures[index : index + 1])
-            better = networks.enhanced(planes, residuals, enhancement.gains, sets)
+            taken = networks.stack_planes(remainders[index : index + 1])
+            better = networks.enhanced(planes, taken, residuals, enhancement.gains, sets)
             out.y[index] = networks.from_phases(better[:4], video.height, video.width)
             out.u[index], out.v[index] = better[4], better[5]
     return out
 
 
-def _squared_error(one: Frames, other: Frames) -> int:
-    from codec.quality import squared_error
-
-    pairs = zip(one.planes(), other.planes(), strict=True)
-    return sum(squared_error(a[t], b[t]) for a, b in pairs for t in range(len(one)))
-
-
-def _best_enhancement(frames: Frames, pictures: Frames, video: VideoFormat, price: float) -> bytes | None:
-    """The coded enhancement that lowers distortion + price · bits most; None where none lowers it.
-
-    price  squared error that one bit must save
-    """
+def _best_enhancement(
+    frames: Frames, pictures: Frames, remainders: Remainders, video: VideoFormat, price: float
+) -> bytes | None:
+    """The coded enhancement that lowers D + price · bits most; None where none lowers it."""
     from codec.networks.enhancement import SHIPPED_NAMES
 
     everything = list(range(len(frames)))
     probed = _spread(len(frames), PROBED_FRAMES)
-    tested = _sums(frames, pictures, video, list(range(len(SHIPPED_NAMES))), probed)
+    tested = _sums(frames, pictures, remainders, video, list(range(len(SHIPPED_NAMES))), probed)
     code = min(range(len(tested)), key=lambda code: _fitted_error(tested[code]))
     sums = tested[code]
     if probed != everything:
         left, stream = _cheapest_stream(code, sums, video, price)
-        if (sums.error.sum() - left) * len(everything) / len(probed) < price * 8 * len(stream):
+        if (sums.of_base.sum() - left) * len(everything) / len(probed) < price * 8 * len(stream):
             return None  # all frames take more bytes than these few
-        sums = _sums(frames, pictures, video, [code], everything)[0]
+        sums = _sums(frames, pictures, remainders, video, [code], everything)[0]
     _, stream = _cheapest_stream(code, sums, video, price)
     # The sums know nothing of rounding and clamping: what is promised is what a decoder makes.
-    decoded = _apply(read_enhancement(stream, video, len(frames)), pictures, video)
-    saved = _squared_error(frames, pictures) - _squared_error(frames, decoded)
+    decoded = apply_enhancement(read_enhancement(stream, video, len(frames)), pictures, remainders, video)
+    saved = plane_errors(frames, pictures).weighted(video) - plane_errors(frames, decoded).weighted(video)
     return stream if saved > price * 8 * (len(stream) + 1 + BASE_LENGTH_BYTES) else None
 
 
@@ -288,13 +301,13 @@ def _fitted_error(sums: Sums) -> float:
 
 
 def _predicted_error(sums: Sums, gains: Integers, sets: Integers) -> float:
-    choices = np.stack([sums.error.sum(2), *(sums.remaining(gain / GAIN_ONE) for gain in gains)])
+    choices = np.stack([sums.of_base, *(sums.remaining(gain / GAIN_ONE) for gain in gains)])
     return float(np.take_along_axis(choices, sets[None], axis=0).sum())
 
 
 def _choices(sums: Sums, price: float) -> Iterator[tuple[Integers, Integers]]:
     """Gains [S, 3, K] and sets [T, B] for one set of gains, then two, then three."""
-    plain = sums.error.sum(2)
+    plain = sums.of_base
     sets = np.ones(plain.shape, np.int32)
     for count in range(1, MAX_SETS + 1):
         if count > 1:
@@ -312,6 +325,16 @@ def _choices(sums: Sums, price: float) -> Iterator[tuple[Integers, Integers]]:
         yield _cheapest(sums, gains, sets, price), sets
 
 
+def _rounding(of_base: Reals, samples: Reals, added: Reals) -> Reals:
+    """What rounding adds to the squared error once a correction of the energy `added` came before it.
+
+    Up to a twelfth a sample, less where the correction is hardly one: then it rounds as the base does.
+    """
+    moved = np.minimum(1.0, added / (ROUNDING * np.maximum(samples, 1)))
+    noise: Reals = of_base + (ROUNDING * samples - of_base) * moved
+    return noise
+
+
 def _solve(match: Reals, power: Reals) -> Reals:
     ridge = RIDGE * (np.trace(power) / len(power) + 1)
     solved: Reals = np.linalg.solve(power + ridge * np.eye(len(power)), match)
@@ -325,23 +348,34 @@ def _cheapest(sums: Sums, gains: Integers, sets: Integers, price: float) -> Inte
         totals = []
         for number in range(1, len(gains) + 1):
             where = sets == number
-            totals.append((sums.match[where, plane, :used].sum(0), sums.power[where, plane, :used, :used].sum(0)))
+            totals.append(
+                (
+                    sums.match[where, plane, :used].sum(0),
+                    sums.power[where, plane, :used, :used].sum(0),
+                    sums.rounding[where, plane].sum(keepdims=True),
+                    sums.samples[where, plane].sum(keepdims=True),
+                )
+            )
         trials = []
         for shift in range(MAX_SHIFT + 1):
-            found = [_descend(match, power, shift, price) for match, power in totals]
+            found = [_descend(*total, shift, price) for total in totals]
             trials.append((sum(cost for cost, _ in found), [gain.tolist() for _, gain in found]))
         out[:, plane, :used] = min(trials)[1]
     return out
 
 
-def _descend(match: Reals, power: Reals, shift: int, price: float) -> tuple[float, Integers]:
+def _descend(
+    match: Reals, power: Reals, rounding: Reals, samples: Reals, shift: int, price: float
+) -> tuple[float, Integers]:
     """Coordinate descent over multiples of 2**shift from the rounded fit: (cost, gains)."""
     step = (1 << shift) / GAIN_ONE
     largest = GAINS_LARGEST >> shift
 
     def cost(trial: Reals) -> float:
         bits = (2 * np.log2(1 + np.abs(trial)) + 1).sum()
-        return float(-2 * step * trial @ match + step * step * trial @ power @ trial + price * bits)
+        added = step * step * trial @ power @ trial
+        noise = _rounding(rounding, samples, added).item()
+        return float(-2 * step * trial @ match + added + noise + price * bits)
 
     best = np.clip(np.round(_solve(match, power) / step), -largest, largest)
     lowest = cost(best)
@@ -359,38 +393,49 @@ def _quantised(gains: Reals) -> Integers:
     return np.clip(np.round(gains * GAIN_ONE), -GAINS_LARGEST, GAINS_LARGEST).astype(np.int32)
 
 
-def _sums(frames: Frames, pictures: Frames, video: VideoFormat, codes: list[int], indices: list[int]) -> list[Sums]:
+def _sums(
+    frames: Frames,
+    pictures: Frames,
+    remainders: Remainders,
+    video: VideoFormat,
+    codes: list[int],
+    indices: list[int],
+) -> list[Sums]:
     """The sums of these shipped networks over some of the frames; products of integers in doubles, so exact."""
     from codec.networks import enhancement as networks
     from codec.networks.exact import exact_arithmetic
 
-    parts: list[list[tuple[Reals, Reals, Reals]]] = [[] for _ in codes]
+    parts: list[list[tuple[Reals, ...]]] = [[] for _ in codes]
     with exact_arithmetic():
         for index in indices:
             seen = networks.network_input(pictures, index)
             planes = networks.stack_planes(pictures[index : index + 1])
             missing = networks.stack_planes(frames[index : index + 1]).astype(np.float64) - planes
+            taken = networks.stack_planes(remainders[index : index + 1]) / REMAINDER_UNITS
             for part, code in zip(parts, codes, strict=True):
                 residuals = networks.candidates(networks.shipped_network(code), seen)
-                part.append(_frame_sums(residuals, missing, video))
+                part.append(_frame_sums(residuals, missing, taken, video))
     return [Sums(*(np.stack(kind) for kind in zip(*part, strict=True))) for part in parts]
 
 
-def _frame_sums(residuals: torch.Tensor, missing: Reals, video: VideoFormat) -> tuple[Reals, Reals, Reals]:
-    """Error [B, 3], match [B, 3, K] and power [B, 3, K, K] of one frame."""
+def _frame_sums(residuals: torch.Tensor, missing: Reals, taken: Reals, video: VideoFormat) -> tuple[Reals, ...]:
+    """The fields of `Sums` for one frame. missing: from its 8-bit planes; taken: by rounding them."""
     import torch
 
     from codec.networks.enhancement import RESIDUAL_BITS
 
     real = residuals.double() / 2**RESIDUAL_BITS
-    error, match, power = [], [], []
-    for channels in (slice(0, 4), slice(4, 5), slice(5, 6)):
+    parts = []
+    for channels, weight in zip((slice(0, 4), slice(4, 5), slice(5, 6)), plane_weights(video), strict=True):
         design = _in_blocks(real[channels], video)
-        target = _in_blocks(torch.from_numpy(missing[channels])[:, None], video)
-        error.append((target * target).sum((1, 2)).numpy())
-        match.append((design @ target.transpose(1, 2))[..., 0].numpy())
-        power.append((design @ design.transpose(1, 2)).numpy())
-    return np.stack(error, 1), np.stack(match, 1), np.stack(power, 1)
+        target = _in_blocks(torch.from_numpy(missing[channels] - taken[channels])[:, None], video)
+        shown = _in_blocks(torch.from_numpy(missing[channels])[:, None], video)
+        inside = _in_blocks(torch.ones(missing[channels].shape)[:, None], video)
+        error = (target * target).sum((1, 2))
+        rounding = (shown * shown).sum((1, 2)) - error
+        match, power = (design @ target.transpose(1, 2))[..., 0], design @ design.transpose(1, 2)
+        parts.append([weight * part for part in (error, rounding, inside.sum((1, 2)), match, power)])
+    return tuple(np.stack([part.numpy() for part in kind], 1) for kind in zip(*parts, strict=True))
 
 
 def _in_blocks(values: torch.Tensor, video: VideoFormat) -> torch.Tensor:

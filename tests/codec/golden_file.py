@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +48,10 @@ def screen(first: int) -> tuple[Frames, VideoFormat]:
     return Frames(y, chroma, chroma), video
 
 
-def hybrid(frames: Frames, video: VideoFormat) -> bytes:
+def hybrid_over(name: str, settings: EncodeSettings, frames: Frames, video: VideoFormat) -> bytes:
     """Put together by hand: an encoder would leave a network out of anything so small."""
-    base = strategies.get("x265")
-    payload = base.encode(frames, video, EncodeSettings(0.4, "veryfast"))
+    base = strategies.get(name)
+    payload = base.encode(frames, video, settings)
     gains = np.arange(-18, 18, dtype=np.int32).reshape(1, 3, 12)
     gains[:, 1:, 6:] = 0
     stream = write_enhancement(Enhancement(1, gains, np.ones((FRAMES, 1, 2), np.int32)))
@@ -71,9 +72,11 @@ SCENES: tuple[tuple[str, Source, int, Callable[[Frames, VideoFormat], bytes]], .
     ("procedural", screen, 48, by("procedural", EncodeSettings(0.3, options={"kind": "canvas"}))),
     ("procedural", crop, 0, by("procedural", EncodeSettings(0.5, options={"kind": "stills"}))),
     ("semantic_latent", crop, 0, by("semantic_latent", EncodeSettings(0.6, options={"steps": "30"}))),
-    ("hybrid_semantic", crop, 48, hybrid),
+    ("hybrid_semantic", crop, 48, partial(hybrid_over, "x265", EncodeSettings(0.4, "veryfast"))),
     ("i_frame_interpolation", crop, 24, lambda frames, video: every_tool(video, FRAMES)),
     ("procedural", crop, 48, by("procedural", EncodeSettings(0.5, options={"kind": "views"}))),
+    ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.6, "faster"))),
+    ("hybrid_semantic", crop, 48, partial(hybrid_over, "x265", EncodeSettings(0.6, "veryfast", "2/3"))),
 )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,9 +16,15 @@ from codec import strategies
 from codec.complexity import count_operations, per_1080p_frame
 from codec.demo_clip import demo_clip
 from codec.errors import BadInputError, BitstreamError, EncodeError
-from codec.frames import Frames, VideoFormat
+from codec.frames import Frames, Remainders, VideoFormat
 from codec.quality import squared_error
-from codec.strategies.hybrid_semantic import Enhancement, read_enhancement, write_enhancement
+from codec.strategies.elementary import ElementaryStrategy
+from codec.strategies.hybrid_semantic import (
+    Enhancement,
+    apply_enhancement,
+    read_enhancement,
+    write_enhancement,
+)
 from codec.strategies.protocol import EncodeSettings
 from tests.codec.conftest import MovingPicture
 
@@ -37,7 +43,7 @@ def clip() -> tuple[Frames, VideoFormat]:
 
 @cache
 def coded() -> bytes:
-    settings = EncodeSettings(0.5, "fast", options=X265)
+    settings = EncodeSettings(0.75, "fast", options=X265)
     return strategies.get("hybrid_semantic").encode(*clip(), settings)
 
 
@@ -55,7 +61,7 @@ def decoded_digest() -> str:
 def test_it_lowers_the_error_of_its_base_by_more_than_its_bytes_are_worth() -> None:
     frames, video = clip()
     base = strategies.get("x265")
-    plain = base.encode(frames, video, EncodeSettings(0.5, "fast"))
+    plain = base.encode(frames, video, EncodeSettings(0.75, "fast"))
     before = error(frames, base.decode(plain, video, 6))
     after = error(frames, strategies.get("hybrid_semantic").decode(coded(), video, 6))
     assert coded()[5 : 5 + len(plain)] == plain
@@ -65,18 +71,38 @@ def test_it_lowers_the_error_of_its_base_by_more_than_its_bytes_are_worth() -> N
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
-    settings = EncodeSettings(0.5, "fast", options=X265)
+    settings = EncodeSettings(0.75, "fast", options=X265)
     assert strategies.get("hybrid_semantic").encode(*clip(), settings) == coded()
 
 
 def test_a_base_layer_that_is_already_coded_saves_coding_it_and_changes_no_byte() -> None:
     frames, video = clip()
-    plain = strategies.get("x265").encode(frames, video, EncodeSettings(0.5, "fast"))
-    told = EncodeSettings(0.5, "fast", options=X265, base_payload=plain)
+    plain = strategies.get("x265").encode(frames, video, EncodeSettings(0.75, "fast"))
+    told = EncodeSettings(0.75, "fast", options=X265, base_payload=plain)
     assert strategies.get("hybrid_semantic").encode(frames, video, told) == coded()
-    # what is told is what is used: at another quality the base layer is still this one
-    other = replace(told, quality=0.3)
-    assert strategies.get("hybrid_semantic").encode(frames, video, other) == coded()
+
+
+def test_a_correction_of_less_than_half_a_grey_level_counts_over_10_bit_pictures() -> None:
+    """Over pictures rounded to 8 bits before it, the same correction moves hardly a sample."""
+    frames, video = clip()
+    settings = EncodeSettings(0.75, "faster", options={"base": "vvc"})
+    coded = strategies.get("hybrid_semantic").encode(frames, video, settings)
+    base = cast(ElementaryStrategy, strategies.get("vvc"))
+    plain = coded[5 : 5 + int.from_bytes(coded[1:5], "little")]
+    pictures, remainders = base.decode_finely(plain, video, 6)
+    assert pictures.to_bytes() == base.decode(plain, video, 6).to_bytes()
+    enhancement = read_enhancement(coded[5 + len(plain) :], video, 6)
+    nothing = Remainders(*(np.zeros_like(plane) for plane in remainders.planes()))
+    before, rounded_before, rounded_after = (
+        error(frames, decoded)
+        for decoded in (
+            pictures,
+            apply_enhancement(enhancement, pictures, nothing, video),
+            apply_enhancement(enhancement, pictures, remainders, video),
+        )
+    )
+    assert rounded_after == error(frames, strategies.get("hybrid_semantic").decode(coded, video, 6))
+    assert before - rounded_after > 2 * (before - rounded_before)
 
 
 @pytest.mark.slow

@@ -189,10 +189,11 @@ def test_enhancing_follows_the_integer_formula_block_by_block() -> None:
     planes = picture(130, 200)
     rng = np.random.default_rng(9)
     residuals = rng.integers(-1023, 1024, (6, 12, *planes.shape[1:]))
+    remainders = rng.integers(-8, 8, planes.shape).astype(np.int8)
     gains = rng.integers(-127, 128, (2, 3, 12)).astype(np.int32)
     sets = np.array([[0, 1, 2, 1], [2, 2, 0, 1], [1, 0, 0, 2]], np.int32)
     with exact_arithmetic():
-        better = enhancement.enhanced(planes, torch.from_numpy(residuals).float(), gains, sets)
+        better = enhancement.enhanced(planes, remainders, torch.from_numpy(residuals).float(), gains, sets)
     for channel in range(6):
         for row in range(0, planes.shape[1], 7):
             for column in range(0, planes.shape[2], 5):
@@ -201,5 +202,6 @@ def test_enhancing_follows_the_integer_formula_block_by_block() -> None:
                 if chosen:
                     plane = max(0, channel - 3)
                     total = int((gains[chosen - 1, plane] * residuals[channel, :, row, column]).sum())
+                    total += 64 * int(remainders[channel, row, column])
                 expected = min(max(int(planes[channel, row, column]) + ((total + 512) >> 10), 0), 255)
                 assert better[channel, row, column] == expected

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from codec.frames import Frames, VideoFormat
-from codec.resample import SCALES, _phase_taps, enlarge, resize_plane, scaled_format, shrink
+from codec.resample import SCALES, _phase_taps, enlarge, enlarge_finely, resize_plane, scaled_format, shrink
 from tests.codec.conftest import MovingPicture, ReadClip
 
 SMALLER = [scale for scale in SCALES if scale != "1"]
@@ -52,25 +52,50 @@ def test_a_constant_stays_constant_at_any_size(scale: str, size: tuple[int, int]
     assert [plane.shape for plane in back.planes()] == [plane.shape for plane in flat.planes()]
 
 
-@pytest.mark.parametrize("ratio", RATIOS)
-def test_equals_plain_integer_arithmetic(ratio: Fraction) -> None:
-    picture = np.random.default_rng(3).integers(0, 256, (1, 13, 11), dtype=np.uint8)
-    height, width = (-(-side * ratio.numerator // ratio.denominator) for side in picture.shape[1:])
-    got = resize_plane(picture, ratio, (height, width))[0]
+def plain_sums(picture: np.ndarray, ratio: Fraction, height: int, width: int) -> np.ndarray:
+    """The resampled picture times 2**14, sample by sample."""
 
     def taps(position: int) -> list[tuple[int, int]]:
         turn, phase = divmod(position, ratio.numerator)
         first, weights = _phase_taps(ratio, phase)
         return [(turn * ratio.denominator + first + tap, weight) for tap, weight in enumerate(weights)]
 
-    for row in range(height):
-        for column in range(width):
-            total = sum(
-                down * across * int(picture[0, min(max(source_row, 0), 12), min(max(source_column, 0), 10)])
-                for source_row, down in taps(row)
-                for source_column, across in taps(column)
-            )
-            assert got[row, column] == min(max((total + 8192) >> 14, 0), 255)
+    last = [side - 1 for side in picture.shape]
+    sums = [
+        sum(
+            down * across * int(picture[min(max(source_row, 0), last[0]), min(max(source_column, 0), last[1])])
+            for source_row, down in taps(row)
+            for source_column, across in taps(column)
+        )
+        for row in range(height)
+        for column in range(width)
+    ]
+    return np.array(sums).reshape(height, width)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_equals_plain_integer_arithmetic(ratio: Fraction) -> None:
+    picture = np.random.default_rng(3).integers(0, 256, (1, 13, 11), dtype=np.uint8)
+    height, width = (-(-side * ratio.numerator // ratio.denominator) for side in picture.shape[1:])
+    got = resize_plane(picture, ratio, (height, width))[0]
+    assert np.array_equal(got, np.clip((plain_sums(picture[0], ratio, height, width) + 8192) >> 14, 0, 255))
+
+
+@pytest.mark.parametrize("scale", SMALLER)
+def test_remainders_are_what_rounding_took(scale: str) -> None:
+    video = VideoFormat(22, 14, Fraction(25))
+    small = scaled_format(video, scale)
+    rng = np.random.default_rng(5)
+    luma, chroma = (2, small.height, small.width), (2, small.chroma_height, small.chroma_width)
+    frames = Frames(*(rng.integers(0, 256, shape, dtype=np.uint8) for shape in (luma, chroma, chroma)))
+    enlarged, remainders = enlarge_finely(frames, video, scale)
+    assert enlarged.to_bytes() == enlarge(frames, video, scale).to_bytes()
+    for plane, fine, taken in zip(frames.planes(), enlarged.planes(), remainders.planes(), strict=True):
+        for index in range(2):
+            exact = plain_sums(plane[index], 1 / SCALES[scale], *fine.shape[1:]) / 2**14
+            inside = (exact > 0) & (exact < 255)
+            told = fine[index] + taken[index] / 16
+            assert np.abs(told - exact)[inside].max() <= 1 / 16
 
 
 @pytest.mark.parametrize("scale", SMALLER)

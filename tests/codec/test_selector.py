@@ -41,6 +41,8 @@ def test_lambda_falls_and_every_knob_gets_finer_with_quality() -> None:
         assert all(later < earlier for earlier, later in pairwise(rates))
         # Beyond both ends of its table too: what rounding gives is what the encoder takes.
         assert all(knob.low <= knob.rounded(knob.at(4.0**power)) <= knob.high for power in range(-3, 12))
+    for knob in (*KNOBS.values(), QUALITY_KNOB):
+        assert [knob.lambda_at(knob.at(lambda_rd)) for lambda_rd in lambdas] == pytest.approx(lambdas)
     assert [QUALITY_KNOB.at(lambda_rd) for lambda_rd in lambdas] == pytest.approx(list(qualities))
     for knob in QUALITY_KNOBS.values():
         rates = [knob.rounded(knob.at(lambda_rd)) for lambda_rd in lambdas]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -8,13 +9,16 @@ import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
+import av
 import numpy as np
 import pytest
 
 from codec import strategies
 from codec.errors import BadInputError, BitstreamError, EncodeError
 from codec.frames import ColorDescription, Frames
+from codec.strategies.elementary import ElementaryStrategy
 from codec.strategies.protocol import EncodeSettings
 from tests.codec.conftest import MovingPicture, ReadClip
 
@@ -46,6 +50,27 @@ def test_more_quality_is_more_bytes_and_more_psnr(name: str, read_clip: ReadClip
         assert quality == sorted(quality)
     assert [len(payload) for payload in payloads] == sorted(len(payload) for payload in payloads)
     assert psnr(decoded[-1].y, small.y) > 33
+
+
+@EVERY
+def test_decoding_finely_gives_the_same_frames_and_what_rounding_them_took(
+    name: str, moving_picture: MovingPicture
+) -> None:
+    frames, video = moving_picture(66, 34, 3)
+    strategy = cast(ElementaryStrategy, strategies.get(name))
+    payload = strategy.encode(frames, video, quick(name))
+    decoded, remainders = strategy.decode_finely(payload, video, 3)
+    assert decoded.to_bytes() == strategy.decode(payload, video, 3).to_bytes()
+    with av.open(
+        io.BytesIO(payload[1:]), format={"av1": "obu", "x264": "h264", "x265": "hevc"}.get(name, name)
+    ) as file:
+        shown = [frame.to_ndarray() for frame in file.decode(video=0)]
+    for index, planes in enumerate(shown):
+        finest = planes[: video.height, : video.width].astype(np.int32) << (2 if name == "vvc" else 4)
+        told = (decoded.y[index].astype(np.int32) << 4) + remainders.y[index]
+        unclipped = finest < 255 * 16
+        assert np.array_equal(told[unclipped], finest[unclipped])
+    assert (name == "vvc") == any(plane.any() for plane in remainders.planes())
 
 
 @EVERY
