@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from codec import strategies
-from codec.frames import Frames, VideoFormat
+from codec.frames import Frames, Remainders, VideoFormat
 from codec.networks.enhancement import (
     MARGIN,
     NETWORK_CANDIDATES,
@@ -38,6 +38,9 @@ from codec.networks.exact import integers_of
 from codec.networks.training_clips import training_clip
 from codec.strategies.protocol import EncodeSettings
 
+if TYPE_CHECKING:
+    from codec.strategies.elementary import ElementaryStrategy
+
 SIZE, COUNT = 256, 9
 KEPT = (0, 1, 3, 4, 6)  # a key frame and all layers of the pyramid
 CLIPS, STEPS = 80, 2200
@@ -46,24 +49,21 @@ RIDGE = 1e-3
 # PSNR-YUV's weights, with luma a little heavier
 PLANE_WEIGHTS = (0.8, 0.1, 0.1)
 
-Samples = npt.NDArray[np.int8]
-Group = tuple[Samples, Samples]
+Group = tuple[npt.NDArray[np.int8], npt.NDArray[np.int16]]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which damage a network learns to repair: what codes the clips, at which rates and size."""
+    """Which damage a network learns to repair: what codes the clips, and at which rates."""
 
-    bases: tuple[tuple[str, str], ...]  # (strategy, preset), taken in turn
+    base: str
+    preset: str
     rates: tuple[float, ...]
-    scale: str = "1"
 
 
 RECIPES = {
-    "av1-fine": Recipe((("av1", "4"),), (18, 24, 30, 36)),
-    "av1-coarse": Recipe((("av1", "4"),), (38, 45, 52, 60)),
-    "av1-half": Recipe((("av1", "4"),), (26, 34, 42, 50), "1/2"),
-    "hevc": Recipe((("x265", "medium"), ("x265", "medium"), ("x264", "medium")), (18, 24, 30, 36)),
+    "av1-fine": Recipe("av1", "4", (18, 24, 30, 36)),
+    "av1-coarse": Recipe("av1", "4", (38, 45, 52, 60)),
 }
 
 
@@ -85,20 +85,24 @@ def shrunk(values: npt.NDArray[np.int16]) -> npt.NDArray[np.int8] | npt.NDArray[
 
 
 def coded_groups(clips: list[Frames], recipe: Recipe) -> list[Group]:
-    """For every clip and rate: network inputs [T, 14, h + margins, w + margins] and originals [T, 6, h, w]."""
+    """For every clip and rate: network inputs [T, 14, h + margins, w + margins], and what the base lacks before it is
+    rounded, in sixteenths of a grey level [T, 6, h, w].
+    """
     video = VideoFormat(SIZE, SIZE, Fraction(25))
+    base = cast("ElementaryStrategy", strategies.get(recipe.base))
     groups = []
-    for index, clip in enumerate(clips):
-        name, preset = recipe.bases[index % len(recipe.bases)]
-        strategy = strategies.get(name)
-        kept = [stack_planes(clip[frame : frame + 1]) for frame in KEPT]
-        originals = (np.stack(kept).astype(np.int16) - 128).astype(np.int8)
+    for clip in clips:
+        originals = _kept(clip).astype(np.int16)
         for rate in recipe.rates:
-            settings = EncodeSettings(0, preset, recipe.scale, quality_range=(rate, rate))
-            decoded = strategy.decode(strategy.encode(clip, video, settings), video, COUNT)
+            settings = EncodeSettings(0, recipe.preset, quality_range=(rate, rate))
+            decoded, remainders = base.decode_finely(base.encode(clip, video, settings), video, COUNT)
             inputs = np.stack([network_input(decoded, frame) for frame in KEPT])
-            groups.append((inputs, originals))
+            groups.append((inputs, 16 * (originals - _kept(decoded)) - _kept(remainders)))
     return groups
+
+
+def _kept(clip: Frames | Remainders) -> npt.NDArray[Any]:
+    return np.stack([stack_planes(clip[frame : frame + 1]) for frame in KEPT])
 
 
 def train(groups: list[Group], steps: int = STEPS, seed: int = 1) -> BasisNetwork:
@@ -137,15 +141,13 @@ def batch(groups: list[Group], rng: np.random.Generator) -> tuple[Tensor, Tensor
     """Network inputs and what they lack, float [GROUPS · PATCHES, 14 and 6, ...]."""
     inputs, missing = [], []
     for _ in range(GROUPS):
-        coded, originals = groups[int(rng.integers(len(groups)))]
+        coded, lacking = groups[int(rng.integers(len(groups)))]
         for _ in range(PATCHES):
             frame = int(rng.integers(len(coded)))
             top, left = rng.integers(0, SIZE // 2 - PATCH + 1, 2)
-            outer = coded[frame, :, top : top + PATCH + 2 * MARGIN, left : left + PATCH + 2 * MARGIN]
-            inner = originals[frame, :, top : top + PATCH, left : left + PATCH]
-            inputs.append(outer)
-            missing.append(inner.astype(np.int16) - outer[:6, MARGIN:-MARGIN, MARGIN:-MARGIN])
-    return (torch.from_numpy(np.stack(inputs)).float(), torch.from_numpy(np.stack(missing)).float())
+            inputs.append(coded[frame, :, top : top + PATCH + 2 * MARGIN, left : left + PATCH + 2 * MARGIN])
+            missing.append(lacking[frame, :, top : top + PATCH, left : left + PATCH])
+    return torch.from_numpy(np.stack(inputs)).float(), torch.from_numpy(np.stack(missing)).float() / 16
 
 
 def squared_error_after_fit(candidates: Tensor, missing: Tensor) -> Tensor:
