@@ -274,7 +274,7 @@ def _best_enhancement(
             return None  # all frames take more bytes than these few
         sums = _sums(frames, pictures, remainders, video, [code], everything)[0]
     _, stream = _cheapest_stream(code, sums, video, price)
-    # The sums know nothing of rounding and clamping: what is promised is what a decoder makes.
+    # The sums guess at rounding and know nothing of clamping: what is promised is what a decoder makes.
     decoded = apply_enhancement(read_enhancement(stream, video, len(frames)), pictures, remainders, video)
     saved = plane_errors(frames, pictures).weighted(video) - plane_errors(frames, decoded).weighted(video)
     return stream if saved > price * 8 * (len(stream) + 1 + BASE_LENGTH_BYTES) else None
