@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 Plane = npt.NDArray[np.uint8]
 RemainderPlane = npt.NDArray[np.int8]
+REMAINDER_BITS = 4  # remainders are integers / 2**4 of a grey level
 
 
 UNSPECIFIED_COLOR = 2  # the code point by which a source says nothing of its primaries, transfer or matrix

@@ -19,7 +19,7 @@ from math import ceil, floor, pi, sin
 import numpy as np
 import numpy.typing as npt
 
-from codec.frames import Frames, Plane, RemainderPlane, Remainders, VideoFormat
+from codec.frames import REMAINDER_BITS, Frames, Plane, RemainderPlane, Remainders, VideoFormat
 
 # The position of a scale is its code in a payload: append, never reorder.
 SCALES: dict[str, Fraction] = {
@@ -97,7 +97,8 @@ def _rounded(sums: npt.NDArray[np.int32]) -> Plane:
 
 
 def _remainder(sums: npt.NDArray[np.int32], rounded: Plane) -> RemainderPlane:
-    sixteenths = ((sums + (1 << (SUM_BITS - 5))) >> (SUM_BITS - 4)) - (rounded.astype(np.int32) << 4)
+    shift = SUM_BITS - REMAINDER_BITS
+    sixteenths = ((sums + (1 << (shift - 1))) >> shift) - (rounded.astype(np.int32) << REMAINDER_BITS)
     remainder: RemainderPlane = np.clip(sixteenths, -8, 7).astype(np.int8)
     return remainder
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.errors import BitstreamError
-from codec.frames import Frames, Remainders
+from codec.frames import REMAINDER_BITS, Frames, Remainders
 from codec.networks.exact import IntegerConv, built, load_integers, shift_down
 from codec.networks.motion import aligned
 
@@ -137,7 +137,7 @@ def enhanced(
     height, width = planes.shape[1:]
     where = torch.from_numpy(sets.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)[:height, :width])
     correction = torch.zeros(planes.shape)
-    taken = torch.from_numpy(remainders).float() * 2**GAIN_BITS
+    taken = torch.from_numpy(remainders).float() * 2 ** (RESIDUAL_BITS + GAIN_BITS - REMAINDER_BITS)
     for number, gain in enumerate(gains, 1):
         if not (sets == number).any():
             continue

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from codec import strategies
-from codec.frames import Frames, Remainders, VideoFormat
+from codec.frames import REMAINDER_BITS, Frames, Remainders, VideoFormat
 from codec.networks.enhancement import (
     MARGIN,
     NETWORK_CANDIDATES,
@@ -97,7 +97,8 @@ def coded_groups(clips: list[Frames], recipe: Recipe) -> list[Group]:
             settings = EncodeSettings(0, recipe.preset, quality_range=(rate, rate))
             decoded, remainders = base.decode_finely(base.encode(clip, video, settings), video, COUNT)
             inputs = np.stack([network_input(decoded, frame) for frame in KEPT])
-            groups.append((inputs, 16 * (originals - _kept(decoded)) - _kept(remainders)))
+            lacking = (originals - _kept(decoded)) * 2**REMAINDER_BITS - _kept(remainders)
+            groups.append((inputs, lacking))
     return groups
 
 
@@ -147,7 +148,7 @@ def batch(groups: list[Group], rng: np.random.Generator) -> tuple[Tensor, Tensor
             top, left = rng.integers(0, SIZE // 2 - PATCH + 1, 2)
             inputs.append(coded[frame, :, top : top + PATCH + 2 * MARGIN, left : left + PATCH + 2 * MARGIN])
             missing.append(lacking[frame, :, top : top + PATCH, left : left + PATCH])
-    return torch.from_numpy(np.stack(inputs)).float(), torch.from_numpy(np.stack(missing)).float() / 16
+    return torch.from_numpy(np.stack(inputs)).float(), torch.from_numpy(np.stack(missing)).float() / 2**REMAINDER_BITS
 
 
 def squared_error_after_fit(candidates: Tensor, missing: Tensor) -> Tensor:

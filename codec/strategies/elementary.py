@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.errors import BadInputError, BitstreamError, EncodeError
-from codec.frames import UNSPECIFIED_COLOR, Frames, Plane, Remainders, VideoFormat
+from codec.frames import REMAINDER_BITS, UNSPECIFIED_COLOR, Frames, Plane, Remainders, VideoFormat
 from codec.resample import SCALES, enlarge, enlarge_finely, scaled_format, shrink
 from codec.strategies.protocol import EncodeSettings
 
@@ -192,9 +192,10 @@ class ElementaryStrategy:
     def _remainders(self, picture: Picture, frame: Frames) -> Remainders:
         """What rounding the picture to this frame took."""
         remainders = []
+        shift = 8 + REMAINDER_BITS - self.bit_depth
         for samples, plane in zip(picture, frame.planes(), strict=True):
-            sixteenths = samples[None, : plane.shape[1], : plane.shape[2]].astype(np.int16) << (12 - self.bit_depth)
-            remainders.append(np.clip(sixteenths - (plane.astype(np.int16) << 4), -8, 7).astype(np.int8))
+            sixteenths = samples[None, : plane.shape[1], : plane.shape[2]].astype(np.int16) << shift
+            remainders.append(np.clip(sixteenths - (plane.astype(np.int16) << REMAINDER_BITS), -8, 7).astype(np.int8))
         return Remainders(*remainders)
 
 

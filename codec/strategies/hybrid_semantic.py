@@ -26,7 +26,7 @@ import numpy.typing as npt
 from codec import strategies
 from codec.entropy import AdaptiveFlag, Coder, Reader, Writer, best_scale
 from codec.errors import BadInputError, BitstreamError, EncodeError
-from codec.frames import Frames, Remainders, VideoFormat
+from codec.frames import REMAINDER_BITS, Frames, Remainders, VideoFormat
 from codec.rate_distortion import KNOBS, plane_errors, plane_weights
 from codec.resample import SCALES
 from codec.strategies.protocol import EncodeSettings
@@ -51,7 +51,6 @@ TURNS = 4
 DESCENTS = 3
 RIDGE = 1e-3
 ROUNDING = 1 / 12  # mean square of what rounding a real number moves it by
-REMAINDER_UNITS = 16  # a grey level, in the units of `Remainders`
 
 Integers = npt.NDArray[np.int32]
 Reals = npt.NDArray[np.float64]
@@ -411,7 +410,7 @@ def _sums(
             seen = networks.network_input(pictures, index)
             planes = networks.stack_planes(pictures[index : index + 1])
             missing = networks.stack_planes(frames[index : index + 1]).astype(np.float64) - planes
-            taken = networks.stack_planes(remainders[index : index + 1]) / REMAINDER_UNITS
+            taken = networks.stack_planes(remainders[index : index + 1]) / 2**REMAINDER_BITS
             for part, code in zip(parts, codes, strict=True):
                 residuals = networks.candidates(networks.shipped_network(code), seen)
                 part.append(_frame_sums(residuals, missing, taken, video))
