@@ -25,11 +25,13 @@ from dataclasses import replace
 from operator import methodcaller
 from pathlib import Path
 from statistics import mean
+from typing import cast
 
 import bjontegaard
 import cv2
 from procedural import scenes
 
+from codec import strategies
 from codec.config import CodecConfig
 from codec.demo_clip import demo_clip
 from codec.effort import CLASS_OPTIONS, EFFORTS, Tool
@@ -40,6 +42,7 @@ from codec.rate_distortion import KNOBS, lambda_of_quality
 from codec.resample import SCALES
 from codec.scenes import SceneClassifier, split_scenes
 from codec.selector import HALF_STEPS, Coding, Trial, run_coding
+from codec.strategies.elementary import ElementaryStrategy
 from codec.video import open_video
 from codec.whole_file import whole_file
 
@@ -195,8 +198,9 @@ class Points:
         coding = Coding(tool.strategy, tool.preset, scale, options=tool.options).at(rate)
 
         def encode() -> tuple[int, int]:
-            _, trial = run_coding(coding, self._frames, self._video)
-            return trial.bytes - 1, luma_error([trial])
+            payload, trial = run_coding(coding, self._frames, self._video)
+            strategy = cast(ElementaryStrategy, strategies.get(tool.strategy))
+            return len(strategy.stream_of(payload, len(self._frames))), luma_error([trial])
 
         return self._point(str(coding), encode)
 

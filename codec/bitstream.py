@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, Literal
 
 from codec.errors import BadInputError, BitstreamError, LimitError
 from codec.frames import ColorDescription, Frames, VideoFormat
+from codec.varint import decode_varint, encode_varint
 
 MAGIC = int.from_bytes(b"EVC\x00", "little")
 VERSION = 1
@@ -281,7 +282,7 @@ class EvcReader:
         for element in elements:
             offset = self._source.tell()
             piece = self._read_element(element, offset)
-            value = _decode_varint(piece) if element.kind == "varint" else int.from_bytes(piece, "little")
+            value = decode_varint(piece)[0] if element.kind == "varint" else int.from_bytes(piece, "little")
             if element.name == "magic" and value != MAGIC:
                 raise BitstreamError("this is not an .evc file: it does not start with EVC and a zero")
             if element.name == "tag" and value != AUDIO_TAG:
@@ -396,20 +397,7 @@ def _pack(elements: tuple[Element, ...], values: dict[str, int]) -> bytes:
                 f"it must be in {element.low} to {element.high}"
             )
         if element.kind == "varint":
-            out += _encode_varint(value)
+            out += encode_varint(value)
         else:
             out += value.to_bytes(FIXED_BYTES[element.kind], "little")
     return bytes(out)
-
-
-def _encode_varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _decode_varint(piece: bytes) -> int:
-    return sum((byte & 0x7F) << (7 * position) for position, byte in enumerate(piece))

@@ -1,8 +1,8 @@
 """What all strategies that carry one raw elementary stream share: scale, padding, PyAV encoding and decoding.
 
-Owns the payload layout and everything that must hold whatever the encoder: one scale byte and the raw stream,
-sizes derived and never stored, the frame count checked after every encode, a decoder that trusts nothing.
-Which encoder is called with which settings is each strategy's own file.
+Owns the payload layout and everything that must hold whatever the encoder: one scale byte and the stream, packed where
+that gives every byte back, sizes derived and never stored, the frame count checked after every encode, a decoder that
+trusts nothing. Which encoder is called with which settings is each strategy's own file.
 
     source size --shrink--> scaled size --repeat edges--> coded size (even, at least the encoder's minimum)
     source size <-enlarge-- scaled size <-----crop------- decoded pictures
@@ -26,6 +26,7 @@ import numpy.typing as npt
 from codec.errors import BadInputError, BitstreamError, EncodeError
 from codec.frames import REMAINDER_BITS, UNSPECIFIED_COLOR, Frames, Plane, Remainders, VideoFormat
 from codec.resample import SCALES, enlarge, enlarge_finely, scaled_format, shrink
+from codec.strategies.packing import Packing
 from codec.strategies.protocol import EncodeSettings
 
 # Values that every one of the encoders accepts; the .evc header carries the exact description in any case.
@@ -36,6 +37,7 @@ ENCODER_RATES = (1, 240)
 FALLBACK_RATE = Fraction(25)
 # Decoders round a picture's size up to whole blocks before they allocate it.
 BLOCK_MARGIN = 128
+PACKED = 0x80  # beside the scale's code
 
 Part = TypeVar("Part")
 Samples = npt.NDArray[Any]  # uint8, or uint16 of 10-bit pictures
@@ -56,6 +58,7 @@ class ElementaryStrategy:
     rate_step              the rate parameter is rounded to a multiple of this
     minimum_side           luma samples: smaller pictures are padded to it
     encode_stream          (coded frames, their format, rate parameter, preset, options) -> raw elementary stream
+    packing                how its streams are written smaller
     split_stream           cuts a stream into packets where FFmpeg's parser does not
     """
 
@@ -69,27 +72,30 @@ class ElementaryStrategy:
     rate_step: float
     minimum_side: int
     encode_stream: EncodeStream
+    packing: Packing
     split_stream: SplitStream | None = None
 
     def encode(self, frames: Frames, video: VideoFormat, settings: EncodeSettings) -> bytes:
-        """One scale byte and the elementary stream. The same frames and settings always give the same bytes."""
+        """One scale byte and the stream. The same frames and settings always give the same bytes."""
         if settings.scale not in SCALES:
             raise BadInputError(f"unknown scale {settings.scale!r}: choose one of {', '.join(SCALES)}")
         preset = settings.preset or self.default_preset
         if preset not in self.presets:
             raise BadInputError(f"{self.name} has no preset {preset!r}: choose one of {', '.join(self.presets)}")
-        coded = self._coded_format(video, settings.scale)
-        small = shrink(frames, video, settings.scale)
-        padded = Frames(
-            _pad(small.y, coded.height, coded.width),
-            _pad(small.u, coded.chroma_height, coded.chroma_width),
-            _pad(small.v, coded.chroma_height, coded.chroma_width),
-        )
+        coded = self.coded_format(video, settings.scale)
+        padded = self.padded(shrink(frames, video, settings.scale), coded)
         stream = self.encode_stream(padded, coded, self.rate(settings), preset, settings.options)
         decoded = self.count_frames(stream, coded, len(frames))
         if decoded != len(frames):
             raise EncodeError(f"{self.name} coded {decoded} of {len(frames)} frames at {coded.width}×{coded.height}")
-        return bytes([list(SCALES).index(settings.scale)]) + stream
+        code, packed = list(SCALES).index(settings.scale), self.packing.pack(stream, len(frames))
+        return bytes([code]) + stream if packed is None else bytes([code | PACKED]) + packed
+
+    def stream_of(self, payload: bytes, frame_count: int) -> bytes:
+        """The elementary stream in a payload, byte for byte as the encoder wrote it. Raises BitstreamError."""
+        if not payload or payload[0] & ~PACKED >= len(SCALES):
+            raise BitstreamError(f"the {self.name} payload does not start with a known scale code")
+        return self.packing.unpack(payload[1:], frame_count) if payload[0] & PACKED else payload[1:]
 
     def decode(self, payload: bytes, video: VideoFormat, frame_count: int) -> Frames:
         """Exactly `frame_count` frames at the size of `video`; decoding stops at the first picture too many."""
@@ -120,19 +126,27 @@ class ElementaryStrategy:
         except BitstreamError as error:
             raise EncodeError(f"{self.name} wrote a stream that does not decode: {error}") from error
 
-    def _coded_format(self, video: VideoFormat, scale: str) -> VideoFormat:
+    def coded_format(self, video: VideoFormat, scale: str) -> VideoFormat:
+        """What the encoder is given for clips of `video`."""
         small = scaled_format(video, scale)
         width, height = (max(self.minimum_side, side + side % 2) for side in (small.width, small.height))
         return VideoFormat(width, height, encoder_rate(video.frame_rate), video.color)
+
+    def padded(self, small: Frames, coded: VideoFormat) -> Frames:
+        """Scaled pictures at the coded size: their last rows and columns are repeated."""
+        return Frames(
+            _pad(small.y, coded.height, coded.width),
+            _pad(small.u, coded.chroma_height, coded.chroma_width),
+            _pad(small.v, coded.chroma_height, coded.chroma_width),
+        )
 
     def _small_pictures(
         self, payload: bytes, video: VideoFormat, frame_count: int
     ) -> tuple[str, VideoFormat, Iterator[Picture]]:
         """The scale, what the pictures are to be cropped to, and the pictures as decoded."""
-        if not payload or payload[0] >= len(SCALES):
-            raise BitstreamError(f"the {self.name} payload does not start with a known scale code")
-        scale = list(SCALES)[payload[0]]
-        pictures = self._pictures(payload[1:], self._coded_format(video, scale), frame_count)
+        stream = self.stream_of(payload, frame_count)
+        scale = list(SCALES)[payload[0] & ~PACKED]
+        pictures = self._pictures(stream, self.coded_format(video, scale), frame_count)
         return scale, scaled_format(video, scale), pictures
 
     def _complete(self, parts: list[Part], frame_count: int) -> list[Part]:

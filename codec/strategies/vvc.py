@@ -7,10 +7,15 @@ that no scaler dithers them. Starting ffmpeg, and what may be asked of it, is `c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from codec.frames import Frames, VideoFormat
 from codec.strategies import vvc_encoder
+from codec.strategies.annex_b import nal_units, with_start_codes
 from codec.strategies.elementary import ElementaryStrategy, color_options, join_options
+from codec.strategies.packing import Packing
+
+PARAMETER_NAL_TYPES = range(12, 17)  # of decoding, video, sequence and picture; slices come before
 
 
 def encode_stream(frames: Frames, video: VideoFormat, rate: float, preset: str, options: Mapping[str, str]) -> bytes:
@@ -32,6 +37,20 @@ def encode_stream(frames: Frames, video: VideoFormat, rate: float, preset: str, 
     return vvc_encoder.encode(settings, planes)
 
 
+def is_slice(unit: bytes) -> bool:
+    """Whether a NAL unit is of samples: H.266, 7.4.2.2."""
+    return unit[1] >> 3 < PARAMETER_NAL_TYPES.start
+
+
+PACKING = Packing(
+    name="vvc",
+    split=nal_units,
+    join=partial(with_start_codes, is_slice=is_slice),
+    kind_bytes=2,
+    modelled_bytes=12,
+    is_parameters=lambda unit: unit[1] >> 3 in PARAMETER_NAL_TYPES,
+)
+
 STRATEGY = ElementaryStrategy(
     name="vvc",
     code=8,
@@ -43,4 +62,5 @@ STRATEGY = ElementaryStrategy(
     rate_step=1,
     minimum_side=vvc_encoder.MINIMUM_SIDE,
     encode_stream=encode_stream,
+    packing=PACKING,
 )

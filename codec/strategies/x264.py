@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from av.bitstream import BitStreamFilterContext
 from av.packet import Packet
 
 from codec.frames import Frames, VideoFormat
+from codec.strategies.annex_b import nal_units, with_start_codes
 from codec.strategies.elementary import ElementaryStrategy, encode_with_pyav, join_options
+from codec.strategies.packing import Packing
 
 PRESETS = (
     "ultrafast",
@@ -23,6 +26,7 @@ PRESETS = (
     "placebo",
 )
 SEI_NAL_TYPE = 6
+SLICE_NAL_TYPES, PARAMETER_NAL_TYPES = range(1, 6), range(7, 9)
 
 
 def encode_stream(frames: Frames, video: VideoFormat, rate: float, preset: str, options: Mapping[str, str]) -> bytes:
@@ -43,6 +47,20 @@ def _without_sei(packets: list[bytes]) -> bytes:
     return b"".join(bytes(piece) for piece in (*kept, *drop.filter(None)))
 
 
+def is_slice(unit: bytes) -> bool:
+    """Whether a NAL unit is of samples: H.264, 7.4.1."""
+    return unit[0] & 0x1F in SLICE_NAL_TYPES
+
+
+PACKING = Packing(
+    name="x264",
+    split=nal_units,
+    join=partial(with_start_codes, is_slice=is_slice),
+    kind_bytes=1,
+    modelled_bytes=8,
+    is_parameters=lambda unit: unit[0] & 0x1F in PARAMETER_NAL_TYPES,
+)
+
 STRATEGY = ElementaryStrategy(
     name="x264",
     code=5,
@@ -54,4 +72,5 @@ STRATEGY = ElementaryStrategy(
     rate_step=0.25,
     minimum_side=16,
     encode_stream=encode_stream,
+    packing=PACKING,
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import av
 import av.logging
 
 from codec.errors import EncodeError
 from codec.frames import Frames, VideoFormat
+from codec.strategies.annex_b import nal_units, with_start_codes
 from codec.strategies.elementary import ElementaryStrategy, encode_with_pyav, join_options
+from codec.strategies.packing import Packing
 
 PRESETS = (
     "ultrafast",
@@ -31,6 +34,7 @@ DEFAULTS = {
     "keyint": "-1",
     "log-level": "error",
 }
+PARAMETER_NAL_TYPES = range(32, 35)  # of video, sequence and picture; slices come before
 
 
 def encode_stream(frames: Frames, video: VideoFormat, rate: float, preset: str, options: Mapping[str, str]) -> bytes:
@@ -63,6 +67,20 @@ def _refuse_unknown(options: Mapping[str, str]) -> None:
         raise EncodeError(f"x265: {' '.join(complaints)}")
 
 
+def is_slice(unit: bytes) -> bool:
+    """Whether a NAL unit is of samples: H.265, 7.4.2.2."""
+    return unit[0] >> 1 & 0x3F < PARAMETER_NAL_TYPES.start
+
+
+PACKING = Packing(
+    name="x265",
+    split=nal_units,
+    join=partial(with_start_codes, is_slice=is_slice),
+    kind_bytes=2,
+    modelled_bytes=12,
+    is_parameters=lambda unit: unit[0] >> 1 & 0x3F in PARAMETER_NAL_TYPES,
+)
+
 STRATEGY = ElementaryStrategy(
     name="x265",
     code=6,
@@ -75,4 +93,5 @@ STRATEGY = ElementaryStrategy(
     # Pictures that are lower and narrower than one 64×64 block make x265 4.2 write beyond its memory.
     minimum_side=64,
     encode_stream=encode_stream,
+    packing=PACKING,
 )

@@ -10,17 +10,26 @@ import hashlib
 import io
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from codec.bitstream import EvcReader, SceneEntry
 from codec.errors import BitstreamError
 from codec.frames import Frames
 from codec.quality import Quality, measure_quality
-from codec.strategies import name_of
+from codec.strategies import by_code, name_of
 from tasks.execute.clips import LoadedClip, Scene
 from tasks.store.records import PointRecord, SceneRecord, Split
 
-# What a payload of a traditional strategy holds beside its elementary stream.
-SCALE_CODE_BYTES = 1
+if TYPE_CHECKING:
+    from codec.strategies.elementary import ElementaryStrategy
+
+
+@dataclass(frozen=True)
+class CodedScene:
+    """A scene of an .evc file, and the bytes that it is charged."""
+
+    entry: SceneEntry
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -51,14 +60,14 @@ def score(
 ) -> tuple[PointRecord, tuple[SceneRecord, ...]]:
     """The point and its scenes, without decoder operations.
 
-    `elementary_only` charges an .evc file its elementary streams alone: what an anchor is judged by. Raises
+    `elementary_only` charges an .evc file its elementary streams alone, as their encoder wrote them: what an anchor is
+    judged by. Raises
     BitstreamError where that is asked for and the bytes are not an .evc file, MeasurementError where VMAF fails.
     """
-    overhead = SCALE_CODE_BYTES if elementary_only else 0
-    entries = _evc_scenes(coded.bitstream, required=elementary_only)
+    coded_scenes = _coded_scenes(coded.bitstream, elementary_only)
     by_strategy: Counter[str] = Counter()
-    for entry in entries:
-        by_strategy[name_of(entry.strategy)] += entry.payload_bytes - overhead
+    for part in coded_scenes:
+        by_strategy[name_of(part.entry.strategy)] += part.bytes
     bytes_total = by_strategy.total() if elementary_only else len(coded.bitstream)
     quality = measure_quality(clip.frames, coded.decoded, clip.video, vmaf_threads=1)
     point = PointRecord(
@@ -93,7 +102,7 @@ def score(
         claimed_json=coded.claimed_json,
     )
     scenes = tuple(
-        _scene_record(point, clip, index, scene, _scene_quality(clip, coded, scene, quality), entries, overhead)
+        _scene_record(point, clip, index, scene, _scene_quality(clip, coded, scene, quality), coded_scenes)
         for index, scene in enumerate(clip.scenes)
     )
     return point, scenes
@@ -105,13 +114,12 @@ def _scene_record(
     index: int,
     scene: Scene,
     quality: Quality,
-    entries: tuple[SceneEntry, ...],
-    overhead: int,
+    coded_scenes: tuple[CodedScene, ...],
 ) -> SceneRecord:
-    covering = next((entry for entry in entries if _covers(entry, scene)), None)
+    covering = next((part for part in coded_scenes if _covers(part.entry, scene)), None)
     # A longer entry's bytes cannot be divided among the scenes that it covers.
-    same = covering is not None and covering.frame_count == scene.frames
-    bytes_total = covering.payload_bytes - overhead if covering is not None and same else None
+    same = covering is not None and covering.entry.frame_count == scene.frames
+    bytes_total = covering.bytes if covering is not None and same else None
     return SceneRecord(
         campaign=point.campaign,
         experiment_id=point.experiment_id,
@@ -122,7 +130,7 @@ def _scene_record(
         first_frame=scene.first_frame,
         frames=scene.frames,
         features=dict(scene.features),
-        strategy=name_of(covering.strategy) if covering is not None else None,
+        strategy=name_of(covering.entry.strategy) if covering is not None else None,
         bytes_total=bytes_total,
         kbps=_kbps(bytes_total, scene.frames, clip) if bytes_total is not None else None,
         psnr_y=quality.psnr_y,
@@ -143,14 +151,21 @@ def _covers(entry: SceneEntry, scene: Scene) -> bool:
     return entry.first_frame <= scene.first_frame and last <= entry.first_frame + entry.frame_count
 
 
-def _evc_scenes(bitstream: bytes, *, required: bool) -> tuple[SceneEntry, ...]:
+def _coded_scenes(bitstream: bytes, elementary_only: bool) -> tuple[CodedScene, ...]:
     """The scenes of a well-formed .evc file; none where the bytes are something else, which a candidate's may be."""
+    if elementary_only:
+        reader = EvcReader(io.BytesIO(bitstream))
+        return tuple(CodedScene(entry, _elementary_bytes(reader, entry)) for entry in reader.scenes())
     try:
-        return tuple(EvcReader(io.BytesIO(bitstream)).scenes())
+        return tuple(CodedScene(entry, entry.payload_bytes) for entry in EvcReader(io.BytesIO(bitstream)).scenes())
     except BitstreamError:
-        if required:
-            raise
         return ()
+
+
+def _elementary_bytes(reader: EvcReader, entry: SceneEntry) -> int:
+    """The length of the stream as its encoder wrote it, which the file may hold packed."""
+    strategy = cast("ElementaryStrategy", by_code(entry.strategy))
+    return len(strategy.stream_of(reader.payload(entry), entry.frame_count))
 
 
 def _kbps(size: int, frames: int, clip: LoadedClip) -> float:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from codec import strategies
+from codec.context_coder import ContextDecoder, ContextEncoder
 from codec.errors import BadInputError, BitstreamError, EncodeError
 from codec.frames import Frames, VideoFormat
 from codec.strategies.procedural import CANVAS, STILLS, VIEWS
-from codec.strategies.procedural.context_coder import ContextDecoder, ContextEncoder
 from codec.strategies.protocol import EncodeSettings
 from tests.codec.conftest import MovingPicture, ReadClip
 

@@ -20,12 +20,12 @@ import pytest
 from codec import strategies
 from codec.bitstream import MAX_SIDE
 from codec.config import CodecConfig
+from codec.context_coder import ContextDecoder, ContextEncoder
 from codec.effort import EFFORTS, shortlist
 from codec.encoding_agent import EncodingAgent
 from codec.errors import BitstreamError, EncodeError
 from codec.frames import Frames, VideoFormat
 from codec.strategies.procedural import STILLS, VIEWS, views
-from codec.strategies.procedural.context_coder import ContextDecoder, ContextEncoder
 from codec.strategies.procedural.stills import ONE
 from codec.strategies.procedural.views import View
 from codec.strategies.protocol import EncodeSettings

@@ -61,9 +61,8 @@ def test_decoding_finely_gives_the_same_frames_and_what_rounding_them_took(
     payload = strategy.encode(frames, video, quick(name))
     decoded, remainders = strategy.decode_finely(payload, video, 3)
     assert decoded.to_bytes() == strategy.decode(payload, video, 3).to_bytes()
-    with av.open(
-        io.BytesIO(payload[1:]), format={"av1": "obu", "x264": "h264", "x265": "hevc"}.get(name, name)
-    ) as file:
+    raw_format = {"av1": "obu", "x264": "h264", "x265": "hevc"}.get(name, name)
+    with av.open(io.BytesIO(strategy.stream_of(payload, 3)), format=raw_format) as file:
         shown = [frame.to_ndarray() for frame in file.decode(video=0)]
     for index, planes in enumerate(shown):
         finest = planes[: video.height, : video.width].astype(np.int32) << (2 if name == "vvc" else 4)
@@ -133,8 +132,8 @@ def test_vvc_keeps_every_frame_at_lengths_where_ffmpeg_can_drop_them(count: int,
 def test_an_encoder_that_drops_frames_is_an_error(moving_picture: MovingPicture) -> None:
     """x264 drops nothing, so its stream is cut: what the check after every encode sees is then short."""
     frames, video = moving_picture(64, 64, 6)
-    x264 = strategies.get("x264")
-    one_frame = x264.encode(frames[:1], video, quick("x264"))[1:]
+    x264 = cast(ElementaryStrategy, strategies.get("x264"))
+    one_frame = x264.stream_of(x264.encode(frames[:1], video, quick("x264")), 1)
     forgetful = replace(x264, encode_stream=lambda *_: one_frame)
     with pytest.raises(EncodeError, match="x264 coded 1 of 6 frames at 64×64"):
         forgetful.encode(frames, video, quick("x264"))
@@ -156,7 +155,8 @@ def test_a_scene_has_one_key_frame(name: str, moving_picture: MovingPicture) -> 
     """Random access is by scene, so a second key frame would be wasted."""
     frames, video = moving_picture(64, 64, 60)
     frames = Frames(*(plane[np.r_[0:60] // 8] for plane in frames.planes()))
-    stream = strategies.get(name).encode(frames, video, quick(name))[1:]
+    strategy = cast(ElementaryStrategy, strategies.get(name))
+    stream = strategy.stream_of(strategy.encode(frames, video, quick(name)), 60)
     assert count_key_frames(name, stream) == 1
 
 

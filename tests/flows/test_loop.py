@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import imageio_ffmpeg
 import pytest
@@ -33,7 +33,8 @@ from sample_records import experiment
 from codec.bitstream import EvcReader
 from codec.errors import BadInputError
 from codec.frames import Frames
-from codec.strategies import name_of
+from codec.strategies import by_code, name_of
+from codec.strategies.elementary import PACKED, ElementaryStrategy
 from codec.video import open_video, write_video
 from flows.local import LocalLab, prefect_api
 from flows.loop import record_lost, research_loop
@@ -165,11 +166,15 @@ def test_bytes_and_psnr_agree_with_an_independent_ffmpeg(
         reader = EvcReader(io.BytesIO(blob))
         entries = list(reader.scenes())
         payloads = [reader.payload(entry) for entry in entries]
-        elementary = b"".join(payload[1:] for payload in payloads)
+        streams = (
+            cast(ElementaryStrategy, by_code(entry.strategy)).stream_of(payload, entry.frame_count)
+            for entry, payload in zip(entries, payloads, strict=True)
+        )
+        elementary = b"".join(streams)
         assert point.bytes_total == (len(elementary) if point.experiment_id in anchors else len(blob))
         assert point.kbps == pytest.approx(point.bytes_total * 8 * point.frames_per_second / point.frames / 1000)
         strategy = name_of(entries[0].strategy)
-        if strategy not in RAW_FORMATS or len(entries) > 1 or payloads[0][0] != 0:
+        if strategy not in RAW_FORMATS or len(entries) > 1 or payloads[0][0] not in (0, PACKED):
             continue
         stream = tmp_path / "stream"
         stream.write_bytes(elementary)

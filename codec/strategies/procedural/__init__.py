@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from codec import strategies
+from codec.context_coder import ContextCoder, ContextDecoder, ContextEncoder
 from codec.errors import BadInputError, BitstreamError, EncodeError
 from codec.frames import Frames, VideoFormat
 from codec.resample import SCALES
 from codec.strategies.procedural import camera, canvas, screen, steady, stills, views
-from codec.strategies.procedural.context_coder import ContextCoder, ContextDecoder, ContextEncoder
 from codec.strategies.protocol import EncodeSettings, Strategy
 
 Palette = npt.NDArray[np.uint8]

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from codec.context_coder import ContextCoder
 from codec.errors import BitstreamError
-from codec.strategies.procedural.context_coder import ContextCoder
 
 END, COPY, STAMP, PATCH = range(4)
 MAX_PALETTE = 4096

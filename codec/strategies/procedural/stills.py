@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from codec.context_coder import ContextCoder
 from codec.errors import BitstreamError
 from codec.frames import Frames
-from codec.strategies.procedural.context_coder import ContextCoder
 
 ONE_BITS = 12
 ONE = 1 << ONE_BITS

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.bitstream import MAX_SIDE
+from codec.context_coder import ContextCoder
 from codec.errors import BitstreamError
 from codec.frames import Frames, Plane, VideoFormat
-from codec.strategies.procedural.context_coder import ContextCoder
 from codec.strategies.procedural.stills import MAX_OFFSET, MAX_WEIGHT, ONE, ONE_BITS
 
 Motion = tuple[int, int, int, int, int, int]

@@ -20,6 +20,7 @@ TOP = 1 << 24
 MASK = (1 << 32) - 1
 # A context's probability moves by 1/(n + 1.5) at its n-th use, and no slower than this.
 SLOWEST = 100
+FRESH = [32768, 0]
 STEPS = tuple(65536 * 2 // (2 * count + 3) for count in range(SLOWEST))
 LEARNING_RATE = 8
 NUMBER_BITS = 24
@@ -54,9 +55,12 @@ STRETCH = _inverse()
 class ContextCoder(ABC):
     """What encoder and decoder share: the same calls in the same order leave both in the same state."""
 
-    def __init__(self) -> None:
+    def __init__(self, primed: ContextCoder | None = None) -> None:
+        """`primed` has coded before what is like what comes: its probabilities are the first. It is left as it is."""
         self._cells: dict[int, list[int]] = {}
         self._weights: dict[int, list[int]] = {}
+        self._first_cells = primed._cells if primed else {}
+        self._first_weights = primed._weights if primed else {}
 
     @abstractmethod
     def _code(self, probability: int, bit: int) -> int:
@@ -69,12 +73,13 @@ class ContextCoder(ABC):
         for key in contexts:
             cell = cells.get(key)
             if cell is None:
-                cell = cells[key] = [32768, 0]
+                cell = cells[key] = self._first_cells.get(key, FRESH)[:]
             found.append(cell)
         mixer = mixer << 4 | len(found)
         weights = self._weights.get(mixer)
         if weights is None:
-            weights = self._weights[mixer] = [(1 << 16) * 2 // (len(found) + 2)] * len(found)
+            even = [(1 << 16) * 2 // (len(found) + 2)] * len(found)
+            weights = self._weights[mixer] = self._first_weights.get(mixer, even)[:]
         inputs = [STRETCH[cell[0] >> 4] for cell in found]
         total = sum([a * b for a, b in zip(inputs, weights, strict=True)]) >> 16
         probability = SQUASH[min(2047, max(-2047, total)) + 2047]
@@ -97,7 +102,7 @@ class ContextCoder(ABC):
         while self.bit(name, [(key << 12) + length for key in keys], int(value >> length > 0)):
             length += 1
             if length > NUMBER_BITS:
-                raise BitstreamError("the procedural payload holds a number that is too large")
+                raise BitstreamError("the payload holds a number that is too large")
         coded = 1
         for shift in range(length - 2, -1, -1):
             # Low bits of long numbers are noise: they share cells.
@@ -114,8 +119,8 @@ class ContextCoder(ABC):
 class ContextEncoder(ContextCoder):
     """Collects bytes; `finish` gives them."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, primed: ContextCoder | None = None) -> None:
+        super().__init__(primed)
         self._low, self._range = 0, MASK
         self._out = bytearray()
 
@@ -158,8 +163,8 @@ class ContextEncoder(ContextCoder):
 class ContextDecoder(ContextCoder):
     """Reads what a `ContextEncoder` wrote. Raises BitstreamError where the bytes end long before the values do."""
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__()
+    def __init__(self, data: bytes, primed: ContextCoder | None = None) -> None:
+        super().__init__(primed)
         self._data = data
         self._position = 4
         self._range = MASK
@@ -185,5 +190,5 @@ class ContextDecoder(ContextCoder):
         if position < len(self._data):
             return self._data[position]
         if position > len(self._data) + SLACK_BYTES:
-            raise BitstreamError("the procedural payload ends too early")
+            raise BitstreamError("the payload ends too early")
         return 0
