@@ -54,7 +54,7 @@ class Effort:
 
     tools     all are tried at the rate that lambda predicts, at full size
     scaled    of so many of the best tools the smaller scales are tried
-    refined   of so many of the best (tool, scale) pairs the rates beside the predicted one are tried …
+    refined   of so many of the best (tool, scale) pairs the rate of least cost is looked for …
     probes    … with at most so many encodes each
     varied    of so many of the best pairs the encoder's variants are tried, one on top of the other where they help
     finish    the best coding of each of these tools' strategies is coded once more at the tool's slower preset: the

@@ -42,6 +42,7 @@ MAX_PASSES = 12
 NARROWEST = 0.002
 FIRST_QUALITY = 0.5
 PINNED_REACH = 0.05
+GOLDEN_RATIO = 0.618  # multiples of it are spread evenly, however many
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,11 @@ def encode_to_target(
         below, above = _around(target, search(target, encode, closed))
         start = nearest(target, passes)
         missed = config.strategy == AUTO and not target.reached_by(start.figure)
-        if missed and below and above and _families(below) != _families(above):
-            # A change of encoder or scale is a step. Without any, the rates alone come nearer.
-            for memory, coding in zip(memories, start.codings, strict=True):
-                memory.pin(coding, start.quality)
+        if missed and below and above and not closed(below, above):
+            # A change of encoder or scale is a step, and so are scenes whose rates change together. Without the one,
+            # and with the other spread out, the rates come nearer.
+            for place, (memory, coding) in enumerate(zip(memories, start.codings, strict=True)):
+                memory.pin(coding, start.quality, (place * GOLDEN_RATIO) % 1 - 0.5)
             reach = (max(0.0, start.quality - PINNED_REACH), min(1.0, start.quality + PINNED_REACH))
             search(target, encode, closed, start, reach)
         best = nearest(target, passes)
@@ -195,10 +197,6 @@ def _neighbours(one: Coding, other: Coding, config: CodecConfig) -> bool:
     if config.strategy != AUTO and isinstance(strategy, ElementaryStrategy):  # its own steps, VVenC's twice auto's
         step = strategy.rate_step
     return one.at(other.rate) == other and abs(one.rate - other.rate) < 1.5 * step
-
-
-def _families(known: Pass) -> tuple[Coding, ...]:
-    return tuple(coding.family for coding in known.codings)
 
 
 def _around(target: Target, passes: list[Pass]) -> tuple[Pass | None, Pass | None]:

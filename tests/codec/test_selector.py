@@ -146,6 +146,24 @@ def test_other_groups_of_pictures_are_tried_and_the_better_ones_kept(
     assert options[2:] == [{"gopsize": "16", "intraqpoffset": "-1"}]
 
 
+def test_a_scene_unlike_the_table_is_coded_at_its_own_rate_by_its_best_encoder(
+    read_clip: ReadClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here VVenC is at its best five QPs finer than lambda predicts: at predicted rates SVT-AV1 is the better one."""
+    frames, video = crop(*read_clip("calendar.mkv", 25), 256, 192)
+    effort = Effort((Tool("av1", "8"), Tool("vvc", "faster", (("gopsize", "16"),))), 0, 1, 3, 0)
+    monkeypatch.setattr(selector, "EFFORTS", (effort,) * (MAX_EFFORT + 1))
+    lambda_rd = lambda_of_quality(0.07)
+    choice = choose(frames, video, 0.07, 4)
+    predicted = {trial.coding.strategy: trial for trial in reversed(choice.trials[:2])}
+    assert predicted["av1"].cost(lambda_rd) < predicted["vvc"].cost(lambda_rd)
+    assert choice.strategy == "vvc"
+    assert choice.trial.coding.rate < predicted["vvc"].coding.rate - 3
+    family = Coding("vvc", "faster", options=(("gopsize", "16"),))
+    costs = [selector.run_coding(family.at(qp), frames, video)[1].cost(lambda_rd) for qp in range(34, 46)]
+    assert choice.trial.cost(lambda_rd) < 1.005 * min(costs)
+
+
 def test_what_was_found_at_a_quick_preset_is_coded_once_more_at_a_slow_one(
     read_clip: ReadClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
