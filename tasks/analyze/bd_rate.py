@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import exp, log, sqrt
+from statistics import mean
 from typing import Literal
 
 from tasks.store.records import PointRecord
@@ -68,6 +70,27 @@ def bd_rate(anchor: Sequence[PointRecord], test: Sequence[PointRecord], metric: 
         rate_a, quality_a, rate_t, quality_t, method="pchip", require_matching_points=False, min_overlap=0
     )
     return BdRate(float(percent), overlap)
+
+
+def curve_distance(one: Sequence[PointRecord], other: Sequence[PointRecord], metric: Metric = "psnr_y") -> float | None:
+    """How far two curves that have a BD-rate lie apart: root mean square, in percent of bits at equal quality.
+
+    Over the points of each that lie in the other's range. In a BD-rate distances of opposite sign cancel; a curve that
+    moves by chance does so to either side. None where there is no such point.
+    """
+    curves = [_curve(points, metric) for points in (one, other)]
+    distances = [*_distances(*curves), *_distances(*reversed(curves))]
+    return sqrt(mean(distance**2 for distance in distances)) if distances else None
+
+
+def _distances(curve: Sequence[tuple[float, float]], points: Sequence[tuple[float, float]]) -> list[float]:
+    """By how many percent each point has more bits than the curve at its quality (PCHIP, log rate)."""
+    from scipy.interpolate import PchipInterpolator
+
+    rates, qualities = zip(*curve, strict=True)
+    log_rate = PchipInterpolator(qualities, [log(rate) for rate in rates])
+    inside = [(rate, quality) for rate, quality in points if qualities[0] <= quality <= qualities[-1]]
+    return [100 * (rate / exp(float(log_rate(quality))) - 1) for rate, quality in inside]
 
 
 def _curve(points: Sequence[PointRecord], metric: Metric) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from codec.frames import Frames
-from tasks.analyze.bd_rate import bd_rate
+from tasks.analyze.bd_rate import bd_rate, curve_distance
 from tasks.execute.agents import Agents
 from tasks.execute.clips import LoadedClip
 from tasks.measure.score import CodedClip, score
@@ -21,7 +21,7 @@ from tasks.store.records import PointRecord
 def encode_again(
     agents: Agents, clips: Sequence[LoadedClip], points: Sequence[PointRecord], workers: int = 2
 ) -> dict[str, float]:
-    """By clip, the BD-rate in percent, without sign, between `points` and a second encode of the same frames.
+    """By clip, how far the curve of a second encode of the same frames lies from `points`, in percent of bits.
 
     Zero where every byte is the same; a clip whose two curves do not compare has no entry. Raises Failed.
     """
@@ -34,8 +34,8 @@ def encode_again(
         second = [point for point in repeated if point.clip == clip.name]
         if second == first:
             noise[clip.name] = 0.0
-        elif (percent := bd_rate(first, second).percent) is not None:
-            noise[clip.name] = abs(percent)
+        elif bd_rate(first, second).percent is not None and (distance := curve_distance(first, second)) is not None:
+            noise[clip.name] = distance
     return noise
 
 

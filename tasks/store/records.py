@@ -72,7 +72,7 @@ class ExperimentRecord(Row):
     weights_bytes: int = 0
     weights_hash: str = Field("", description="SHA-256 of those weights, frozen before anything was measured.")
     noise_percent: dict[str, float] = Field(
-        default_factory=dict, description="By clip: BD-rate between two encodes by the same candidate, without sign."
+        default_factory=dict, description="By clip: how far apart the curves of two encodes by the same candidate lie."
     )
     config_json: str = "{}"
     clip_set_hash: str = ""

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from sample_records import ANCHOR_CURVE, curve, point
 
-from tasks.analyze.bd_rate import MIN_OVERLAP, bd_rate
+from tasks.analyze.bd_rate import MIN_OVERLAP, bd_rate, curve_distance
 from tasks.store.records import PointRecord
 
 ANCHOR = curve("anchor", "talk")
@@ -18,6 +18,20 @@ SPAN = ANCHOR_CURVE[-1][1] - ANCHOR_CURVE[0][1]
 def moved(decibels: float) -> list[PointRecord]:
     """The anchor's curve at the same rates and another quality."""
     return curve("test", "talk", base=tuple((kbps, psnr + decibels) for kbps, psnr in ANCHOR_CURVE))
+
+
+def test_distances_of_opposite_sign_do_not_cancel() -> None:
+    qualities = tuple(range(30, 42, 2))
+    one = exponential("anchor", 100, qualities)
+    other = [
+        point.model_copy(update={"kbps": point.kbps * (1.05 if place % 2 else 1 / 1.05)})
+        for place, point in enumerate(exponential("test", 100, qualities))
+    ]
+    assert bd_rate(one, other).percent == pytest.approx(0, abs=0.5)
+    assert curve_distance(one, other) == pytest.approx(5, abs=0.3)
+    assert curve_distance(one, one) == pytest.approx(0, abs=1e-9)
+    assert curve_distance(one, exponential("test", 110, qualities)) == pytest.approx(10, abs=0.6)
+    assert curve_distance(one, exponential("test", 100, (50, 52, 54, 56))) is None
 
 
 def exponential(name: str, rate: float, qualities: tuple[float, ...]) -> list[PointRecord]:

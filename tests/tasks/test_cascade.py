@@ -233,20 +233,14 @@ def rival_of(found: Attempt, of: Candidate) -> Known:
 
 
 def test_a_gain_within_the_noise_is_no_gain() -> None:
-    """Its bytes vary by a fifth from run to run: on a lucky day it beats a rival that it equals.
-
-    Two encodes can come out alike by chance (one pair in ten or so), so a few pairs are tried.
-    """
+    """Its bytes vary by a fifth from run to run: on a lucky day it beats a rival that it equals."""
     noisy = ENCODER.replace("zlib.compress(levels, 9)}", "zlib.compress(levels, 9) + os.urandom(extra())}")
     noisy = "import os\n" + noisy + "\ndef extra():\n    return int.from_bytes(os.urandom(2), 'little') % 600\n"
     reads = DECODER.replace(
         "zlib.decompress(compressed_data[24:])", "zlib.decompressobj().decompress(compressed_data[24:])"
     )
-    for _ in range(8):
-        first = attempt(candidate(noisy, reads))
-        assert first.record.status == "measured", first.record.reason
-        if first.record.noise_percent[CLIP.name] > 0.5:
-            break
+    first = attempt(candidate(noisy, reads))
+    assert first.record.status == "measured", first.record.reason
     assert first.record.noise_percent[CLIP.name] > 0.5
     points = [point.model_copy(update={"kbps": point.kbps * 0.999}) for point in first.points]
     assert compare(points, first.points).better
