@@ -21,12 +21,10 @@ SHOW_EXISTING_FRAME, SHOW_FRAME = 0x80, 0x10
 HAS_SIZE = 2
 DELIMITER = bytes([TEMPORAL_DELIMITER << 3 | HAS_SIZE, 0])
 
-# SVT-AV1 reports its settings on stderr at every start unless this is set before it is first opened.
-os.environ.setdefault("SVT_LOG", "1")
-
 
 def encode_stream(frames: Frames, video: VideoFormat, rate: float, preset: str, options: Mapping[str, str]) -> bytes:
     """AV1 low-overhead OBUs at CRF `rate`, in quarter steps. `options` are SVT-AV1's own."""
+    os.environ.setdefault("SVT_LOG", "1")  # or it reports its settings on stderr at every start
     chosen = {"crf": f"{rate:g}", **DEFAULTS, **options}
     settings = {"preset": preset, "svtav1-params": join_options("av1", chosen), "err_detect": "explode"}
     return b"".join(encode_with_pyav("libsvtav1", frames, video, settings))

@@ -18,13 +18,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
+from codec import strategies
 from codec.context_coder import ContextCoder, ContextDecoder, ContextEncoder
 from codec.errors import BitstreamError
 from codec.varint import decode_varint, encode_varint
 
+if TYPE_CHECKING:
+    from codec.strategies.elementary import ElementaryStrategy
+
 # They are part of the format: see `codec.strategies.collect_packing_samples`.
 SAMPLES = Path(__file__).parent / "packing_samples"
+PACKED_STRATEGIES = ("x264", "x265", "av1", "vvc")
 LARGEST_UNIT = 1 << 23
 # What a hostile payload may make a decoder do: real streams have up to three units a picture, and small parameter sets.
 UNITS_PER_FRAME, UNITS_MORE = 4, 64
@@ -203,6 +209,12 @@ def _bits_of(data: bytes) -> list[int]:
 
 def _bytes_of(bits: list[int]) -> bytes:
     return int("1" + "".join(map(str, bits)), 2).to_bytes(len(bits) // 8 + 1, "big")[1:]
+
+
+def prime_all() -> None:
+    """Prime the models of all encoders: in a process from which others are forked, which then need not."""
+    for name in PACKED_STRATEGIES:
+        primed(cast("ElementaryStrategy", strategies.get(name)).packing)
 
 
 @cache

@@ -48,7 +48,8 @@ ENVIRONMENT: Final = {
 INHERITED: Final = "CUDA_VISIBLE_DEVICES"
 # What nearly every candidate imports. Importing must start no thread and touch no GPU: neither survives a fork.
 PRELOADED: Final = ("torch", "numpy", "av", "cv2", "codec.encoding_agent", "codec.decoding_agent", "codec.complexity")
-# Importing all that takes 3 s on an idle core; a cold disk or a busy machine takes many times that.
+# Importing all that, and priming the models that pack streams, takes 4 s on an idle core; a cold disk or a busy machine
+# takes many times that.
 START_SECONDS: Final = 120.0
 END_SECONDS: Final = 10.0
 PROCESS_NAME: Final = "candidate"
@@ -218,6 +219,7 @@ def serve(connection: socket.socket) -> None:
     """Answer requests until the other side is gone. Returns only in a forked process, made ready for its job."""
     for name in PRELOADED:
         importlib.import_module(name)
+    importlib.import_module("codec.strategies.packing").prime_all()
     gc.collect()
     gc.freeze()  # a collection in a job's process would copy all these pages
     folders: dict[int, Path] = {}  # of the processes that have not been reaped
