@@ -79,7 +79,7 @@ def join_units(units: Iterable[bytes]) -> bytes:
     parts: list[bytes] = []
     shown = True
     for unit in units:
-        kind, length = unit[0] >> 3 & 0xF, _header_bytes(unit[0])
+        kind, length = unit[0] >> 3 & 0xF, min(_header_bytes(unit[0]), len(unit))
         if shown and kind != TILE_GROUP:
             parts.append(DELIMITER)
             shown = False

@@ -82,8 +82,13 @@ class ElementaryStrategy:
         preset = settings.preset or self.default_preset
         if preset not in self.presets:
             raise BadInputError(f"{self.name} has no preset {preset!r}: choose one of {', '.join(self.presets)}")
-        coded = self.coded_format(video, settings.scale)
-        padded = self.padded(shrink(frames, video, settings.scale), coded)
+        coded = self._coded_format(video, settings.scale)
+        small = shrink(frames, video, settings.scale)
+        padded = Frames(
+            _pad(small.y, coded.height, coded.width),
+            _pad(small.u, coded.chroma_height, coded.chroma_width),
+            _pad(small.v, coded.chroma_height, coded.chroma_width),
+        )
         stream = self.encode_stream(padded, coded, self.rate(settings), preset, settings.options)
         decoded = self.count_frames(stream, coded, len(frames))
         if decoded != len(frames):
@@ -126,19 +131,10 @@ class ElementaryStrategy:
         except BitstreamError as error:
             raise EncodeError(f"{self.name} wrote a stream that does not decode: {error}") from error
 
-    def coded_format(self, video: VideoFormat, scale: str) -> VideoFormat:
-        """What the encoder is given for clips of `video`."""
+    def _coded_format(self, video: VideoFormat, scale: str) -> VideoFormat:
         small = scaled_format(video, scale)
         width, height = (max(self.minimum_side, side + side % 2) for side in (small.width, small.height))
         return VideoFormat(width, height, encoder_rate(video.frame_rate), video.color)
-
-    def padded(self, small: Frames, coded: VideoFormat) -> Frames:
-        """Scaled pictures at the coded size: their last rows and columns are repeated."""
-        return Frames(
-            _pad(small.y, coded.height, coded.width),
-            _pad(small.u, coded.chroma_height, coded.chroma_width),
-            _pad(small.v, coded.chroma_height, coded.chroma_width),
-        )
 
     def _small_pictures(
         self, payload: bytes, video: VideoFormat, frame_count: int
@@ -146,7 +142,7 @@ class ElementaryStrategy:
         """The scale, what the pictures are to be cropped to, and the pictures as decoded."""
         stream = self.stream_of(payload, frame_count)
         scale = list(SCALES)[payload[0] & ~PACKED]
-        pictures = self._pictures(stream, self.coded_format(video, scale), frame_count)
+        pictures = self._pictures(stream, self._coded_format(video, scale), frame_count)
         return scale, scaled_format(video, scale), pictures
 
     def _complete(self, parts: list[Part], frame_count: int) -> list[Part]:

@@ -66,11 +66,10 @@ class Packing:
     def pack(self, stream: bytes, frame_count: int) -> bytes | None:
         """The stream packed; None where `unpack` would not give back every byte."""
         units = self.split(stream)
-        parameters = sum(len(unit) for unit in units if self.is_parameters(unit))
         if not (
             all(self.kind_bytes <= len(unit) < LARGEST_UNIT for unit in units)
             and len(units) <= most_units(frame_count)
-            and parameters <= MAX_PARAMETER_BYTES
+            and sum(len(unit) for unit in units if self.is_parameters(unit)) <= MAX_PARAMETER_BYTES
             and self.join(units) == stream
         ):
             return None

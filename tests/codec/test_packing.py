@@ -120,6 +120,12 @@ def test_a_few_bytes_cannot_ask_for_more_units_than_a_scene_has() -> None:
     assert packing.pack(packing.join([unit for unit, _ in units]), 2) is None
 
 
+def test_an_obu_that_ends_before_its_extension_is_given_back_as_it_is() -> None:
+    packing = elementary("av1").packing
+    stream = packing.unpack(with_coded(modelled(packing, [(b"\x36", 1)])), 1)
+    assert stream == b"\x12\0\x36\0"
+
+
 def test_a_few_bytes_cannot_ask_for_endless_parameter_sets() -> None:
     packing = elementary("x264").packing
     sets = [(b"\x67" + bytes(MAX_PARAMETER_BYTES // 2), MAX_PARAMETER_BYTES // 2 + 1)] * 3
