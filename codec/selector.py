@@ -50,7 +50,7 @@ WORTH_ANOTHER_LOOK = 1.08
 MOST_LOOKS = 3
 # Where D + lambda·R is least, D and lambda·R are about equal: D falls about as R rises, by the same factor. An encode
 # where they are not tells how far off its rate is: about so many octaves of lambda for each octave between the two.
-# From 105 encodes of 7 scenes by three encoders. Told by screens, of which much costs nothing at any rate, it is wrong
+# From seven scenes (benchmarks/rate_balance.py). Told by screens, of which much costs nothing at any rate, it is wrong
 # on the coarser side, where the others lose no more than 3%: only the finer side is believed.
 OCTAVES_OFF = 0.55
 # A tool that says so of more than this (a QP, some 2% of the cost) and is within the factor of the best is tried again.
