@@ -41,8 +41,8 @@ def main() -> None:
     order = parser.parse_args()
     cv2.setNumThreads(1)
     configs = {
-        "x265 medium": CodecConfig(strategy="x265"),
-        "SVT-AV1 4": CodecConfig(strategy="av1"),
+        "x265 slow": CodecConfig(strategy="x265", preset="slow"),
+        "SVT-AV1 4": CodecConfig(strategy="av1", preset="4"),
         f"auto {order.effort}": CodecConfig(strategy="auto", effort=order.effort),
     }
     print(f"PSNR-Y {PSNR_Y:g} dB and SSIM-Y {SSIM_Y:g}, at most {order.frames} frames, {platform.machine()}")
