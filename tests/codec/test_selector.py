@@ -149,7 +149,7 @@ def test_other_groups_of_pictures_are_tried_and_the_better_ones_kept(
 def test_a_scene_unlike_the_table_is_coded_at_its_own_rate_by_its_best_encoder(
     read_clip: ReadClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here VVenC is at its best five QPs finer than lambda predicts: at predicted rates SVT-AV1 is the better one."""
+    """Here VVenC is at its best four QPs finer than lambda predicts: at predicted rates SVT-AV1 is the better one."""
     frames, video = crop(*read_clip("calendar.mkv", 25), 256, 192)
     effort = Effort((Tool("av1", "8"), Tool("vvc", "faster", (("gopsize", "16"),))), 0, 1, 3, 0)
     monkeypatch.setattr(selector, "EFFORTS", (effort,) * (MAX_EFFORT + 1))
