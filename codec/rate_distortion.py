@@ -24,6 +24,7 @@ import numpy as np
 
 from codec.frames import Frames, VideoFormat
 from codec.quality import squared_error
+from codec.resample import SCALES
 
 
 @dataclass(frozen=True)
@@ -138,3 +139,8 @@ PROCEDURAL_RATES = (1.0, 0.9, 0.8, 0.68, 0.52, 0.36, 0.25)
 QUALITY_KNOBS = {
     "procedural": RateKnob(0, 1, 0.001, -0.1, (2.2, 3.9, 5.2, 6.5, 7.9, 9.6, 11.5), PROCEDURAL_RATES),
 }
+
+
+def usual_slope(encoder: str, rate: float, scale: str) -> float:
+    """Lambda, of pictures of full size, that this rate of an encoder at a scale of `codec.resample` usually has."""
+    return KNOBS[encoder].lambda_at(rate) / float(SCALES[scale]) ** 2

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import floor, inf, log2
+from typing import cast
 
 from codec import strategies
 from codec.bitstream import frames_hash
@@ -35,6 +36,7 @@ from codec.rate_distortion import (
     RateKnob,
     lambda_of_quality,
     plane_errors,
+    usual_slope,
 )
 from codec.resample import SCALES, enlarge, shrink
 from codec.scenes import SceneClass
@@ -66,6 +68,8 @@ DRAWN_PATIENCE = 1.25
 DRAWN_PROBES = 2
 STILL_STEP = 1 / 29  # of the quality knob, at which VVenC, which codes the stills, gets another QP
 SCALE_SAMPLES = 3
+# Half octaves that a strategy with a base layer can be told of (its option `price`).
+MOST_DEARER = 6
 # VVenC takes whole QPs. An offset for intra pictures of one more than the usual -3 comes out about half a step coarser,
 # and no worse for its bits.
 HALF_STEPS = {"vvc": ("intraqpoffset", -3)}
@@ -515,7 +519,11 @@ class _Search:
         """Put a network on top of the best coding, where that has a base layer of its kind."""
         if self._best and self._best[0].coding.strategy in KNOBS:
             coding, payload = self._best[0].coding, self._best[1]
-            enhanced = replace(coding, strategy=ENHANCER, options=(*coding.options, ("base", coding.strategy)))
+            encoder = cast("ElementaryStrategy", strategies.get(coding.strategy))
+            usual = usual_slope(coding.strategy, encoder.rate(coding.settings), coding.scale)
+            dearer = max(-MOST_DEARER, min(MOST_DEARER, round(2 * log2(self._lambda / usual))))
+            told = (("base", coding.strategy), *((("price", str(dearer)),) if dearer else ()))
+            enhanced = replace(coding, strategy=ENHANCER, options=(*coding.options, *told))
             self._try(enhanced, payload)
             self._remember(enhanced)
 

@@ -1,14 +1,14 @@
-"""`BasisNetwork`: what a picture might lack, as a few candidate residuals that a scene weighs for itself.
+"""Basis networks: what a picture might lack, as a few candidate residuals that a scene weighs for itself.
 
-Owns the network, how planes become its input, how candidates become a better picture, and the shipped weights. Which
-gains a scene uses where is `codec.strategies.hybrid_semantic`'s.
+Owns the networks, how planes become their input, how candidates become a better picture, and the shipped weights.
+Which gains a scene uses where is `codec.strategies.hybrid_semantic`'s.
 
     Y uint8 [H, W] ---four phases------------------------+
     U, V uint8 [H/2, W/2] -------------------------------+--> int8 [14, h, w], h = H/2, w = W/2
     Y of the frames before and after, aligned, minus Y --+
-       conv 3x3, 14 -> 16, clamp to 0 … 255
-       3 x: x + (depthwise 3x3 -> 1x1), clamp to 0 … 255
-       1x1, 16 -> 6 · 6, clamp to ±1023: sixteenths of a grey level
+       conv 3x3, 14 -> width, clamp to 0 … 255
+       3 x: x + (`BasisNetwork`, width 16: depthwise 3x3 -> 1x1; `DenseBasisNetwork`, width 32: 3x3), clamp to 0 … 255
+       1x1, width -> 6 · 6, clamp to ±1023: sixteenths of a grey level
     --> 6 candidate residuals for the four luma phases, U and V
     --> and for luma 6 more without a network: differences from the aligned frames, clamped to ±2, ±6 and ±20
     --> base + sum of gain · candidate, with the gains of each block, rounded once: the base as it was before 8 bits
@@ -16,7 +16,8 @@ gains a scene uses where is `codec.strategies.hybrid_semantic`'s.
 The plain differences are there because they carry over from any content to any other: least squares on them alone gains
 0.1 to 0.3 dB where motion is found.
 
-All on half-size pictures, which is where 4:2:0 chroma lies: 950 multiply-accumulates for each luma sample.
+All on half-size pictures, which is where 4:2:0 chroma lies: 950 multiply-accumulates for each luma sample, 8200 for
+the dense ones.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from codec.networks.motion import aligned
 NETWORK_CANDIDATES = 6
 DIFFERENCE_LIMITS = (2, 6, 20)  # grey levels
 CANDIDATES = NETWORK_CANDIDATES + 2 * len(DIFFERENCE_LIMITS)
-WIDTH = 16
+WIDTH, DENSE_WIDTH = 16, 32
 BLOCKS = 3
 MARGIN = 1 + BLOCKS  # half-size samples that the convolutions eat from each side
 LARGEST_RESIDUAL = 1023
@@ -52,8 +53,6 @@ PLANE_OF_CHANNEL = (0, 0, 0, 0, 1, 2)
 BLOCK = 32  # half-size samples: 64 luma samples
 
 SHIPPED = Path(__file__).parent / "shipped"
-# The position of a name is its code in a payload: append, never reorder, never retrain in place.
-SHIPPED_NAMES = ("av1-coarse", "av1-fine")
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -73,13 +72,43 @@ class BasisNetwork(nn.Module):  # type: ignore[misc]
         for spread, mix in zip(self.spread, self.mix, strict=True):
             around = shift_down(spread(x), 6).clamp(-255, 255)
             x = (x[..., 1:-1, 1:-1] + shift_down(mix(around), 6)).clamp(0, 255)
-        residuals = shift_down(self.tail(x), 6).clamp(-LARGEST_RESIDUAL, LARGEST_RESIDUAL)
-        return residuals.unflatten(1, (CHANNELS, NETWORK_CANDIDATES))
+        return _limited(self.tail(x))
 
-    @staticmethod
-    def example_input(height: int, width: int) -> Tensor:
-        """What one frame of this size becomes, for counting operations."""
-        return torch.zeros(1, INPUTS, -(-height // 2) + 2 * MARGIN, -(-width // 2) + 2 * MARGIN)
+
+class DenseBasisNetwork(nn.Module):  # type: ignore[misc]
+    """The same from the same, by full convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = IntegerConv(INPUTS, DENSE_WIDTH, 3, largest_input=128)
+        self.body = nn.ModuleList(IntegerConv(DENSE_WIDTH, DENSE_WIDTH, 3) for _ in range(BLOCKS))
+        self.tail = IntegerConv(DENSE_WIDTH, CHANNELS * NETWORK_CANDIDATES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = shift_down(self.head(x), 4).clamp(0, 255)
+        for convolution in self.body:
+            x = (x[..., 1:-1, 1:-1] + shift_down(convolution(x), 6)).clamp(0, 255)
+        return _limited(self.tail(x))
+
+
+# The position of a name is its code in a payload: append, never reorder, never retrain in place.
+NETWORKS: dict[str, type[BasisNetwork | DenseBasisNetwork]] = {
+    "av1-coarse": BasisNetwork,
+    "av1-fine": BasisNetwork,
+    "vvc-coarse": DenseBasisNetwork,
+    "vvc-fine": DenseBasisNetwork,
+}
+SHIPPED_NAMES = tuple(NETWORKS)
+
+
+def _limited(total: Tensor) -> Tensor:
+    residuals = shift_down(total, 6).clamp(-LARGEST_RESIDUAL, LARGEST_RESIDUAL)
+    return residuals.unflatten(1, (CHANNELS, NETWORK_CANDIDATES))
+
+
+def example_input(height: int, width: int) -> Tensor:
+    """What one frame of this size becomes for a basis network, for counting operations."""
+    return torch.zeros(1, INPUTS, -(-height // 2) + 2 * MARGIN, -(-width // 2) + 2 * MARGIN)
 
 
 @overload
@@ -106,18 +135,24 @@ def network_input(frames: Frames, index: int) -> npt.NDArray[np.int8]:
     return np.pad(whole, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="edge")
 
 
-def candidates(network: BasisNetwork, seen: npt.NDArray[np.int8]) -> Tensor:
+def candidates(network: nn.Module, seen: npt.NDArray[np.int8]) -> Tensor:
     """Candidate residuals [6, 12, h, w] for one frame's `network_input`. Call it within `exact_arithmetic`.
 
     Those of chroma beyond the network's own are zero.
     """
-    values = torch.from_numpy(seen).float()
-    differences = values[CHANNELS:, MARGIN:-MARGIN, MARGIN:-MARGIN].unflatten(0, (2, PHASES))
-    limited = torch.cat([differences.clamp(-limit, limit) for limit in DIFFERENCE_LIMITS])
-    found = torch.zeros(CHANNELS, CANDIDATES, *differences.shape[2:])
-    found[:, :NETWORK_CANDIDATES] = network(values[None])[0]
-    found[:PHASES, NETWORK_CANDIDATES:] = limited.transpose(0, 1) * 2**RESIDUAL_BITS
+    values = torch.from_numpy(seen).float()[None]
+    limited = limited_differences(values)[0]
+    found = torch.zeros(CHANNELS, CANDIDATES, *limited.shape[2:])
+    found[:, :NETWORK_CANDIDATES] = network(values)[0]
+    found[:PHASES, NETWORK_CANDIDATES:] = limited
     return found
+
+
+def limited_differences(seen: Tensor) -> Tensor:
+    """The candidates for luma that need no network, [N, 4, 6, h, w], from its inputs [N, 14, …]."""
+    differences = seen[:, CHANNELS:, MARGIN:-MARGIN, MARGIN:-MARGIN].unflatten(1, (2, PHASES))
+    limited = torch.cat([differences.clamp(-limit, limit) for limit in DIFFERENCE_LIMITS], 1)
+    return limited.transpose(1, 2) * 2**RESIDUAL_BITS
 
 
 def enhanced(
@@ -166,11 +201,12 @@ def from_phases(phases: npt.NDArray[_Scalar], height: int, width: int) -> npt.ND
 
 
 @cache
-def shipped_network(code: int) -> BasisNetwork:
+def shipped_network(code: int) -> nn.Module:
     """The network that every decoder has under this code. Raises BitstreamError where this version has none."""
     if code >= len(SHIPPED_NAMES):
         raise BitstreamError(f"the payload uses shipped network {code}, this version has {len(SHIPPED_NAMES)}")
-    network: BasisNetwork = built(BasisNetwork)
-    with np.load(SHIPPED / f"{SHIPPED_NAMES[code]}.npz", allow_pickle=False) as stored:
+    name = SHIPPED_NAMES[code]
+    network: nn.Module = built(NETWORKS[name])
+    with np.load(SHIPPED / f"{name}.npz", allow_pickle=False) as stored:
         load_integers(network, {name: stored[name].astype(np.int16) for name in stored.files})
     return network

@@ -1,7 +1,9 @@
-"""Train the enhancement networks that ship with the decoder: `python -m codec.networks.train_shipped NAME...`
+"""Train the enhancement networks that ship with the decoder:
+`python -m codec.networks.train_shipped NAME... [--photographs FOLDER]`
 
 Owns the recipe. A name in `SHIPPED_NAMES` is part of the bitstream: retraining one breaks every file that uses it, so
-this script refuses to overwrite.
+this script refuses to overwrite. Some recipes need the photographs that `codec.networks.training_clips` lists, below
+one folder: `apt-get download` their packages, `dpkg-deb -x PACKAGE.deb FOLDER`.
 
 The candidates of a `BasisNetwork` are only ever used in the best combination for a scene, so that is what is trained:
 each group of patches (one clip, one rate) is fitted by ridge regression inside the graph, and what remains of the
@@ -11,39 +13,42 @@ every rate alike.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codec import strategies
 from codec.frames import REMAINDER_BITS, Frames, Remainders, VideoFormat
 from codec.networks.enhancement import (
+    CANDIDATES,
     MARGIN,
     NETWORK_CANDIDATES,
+    NETWORKS,
     RESIDUAL_BITS,
     SHIPPED,
     SHIPPED_NAMES,
-    BasisNetwork,
+    limited_differences,
     network_input,
     stack_planes,
 )
 from codec.networks.exact import integers_of
-from codec.networks.training_clips import training_clip
+from codec.networks.training_clips import Photographs, carried_photographs, listed_photographs, training_clip
 from codec.strategies.protocol import EncodeSettings
 
 if TYPE_CHECKING:
     from codec.strategies.elementary import ElementaryStrategy
 
-SIZE, COUNT = 256, 9
-KEPT = (0, 1, 3, 4, 6)  # a key frame and all layers of the pyramid
-CLIPS, STEPS = 80, 2200
+SIZE = 256
 GROUPS, PATCHES, PATCH = 6, 4, 48
 RIDGE = 1e-3
 # PSNR-YUV's weights, with luma a little heavier
@@ -54,27 +59,56 @@ Group = tuple[npt.NDArray[np.int8], npt.NDArray[np.int16]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which damage a network learns to repair: what codes the clips, and at which rates."""
+    """Which damage a network learns to repair.
+
+    base, preset, options  what codes the clips
+    rates                  … and at which rates
+    clips, count           how many, of how many frames
+    kept                   frames that are looked at: key frames and all layers of the pyramid
+    steps                  of the optimizer
+    plain                  whether the fit in the loss has the candidates that need no network, as the decoder has
+    listed                 whether clips are made of the photographs listed, not of those that scikit-image carries
+    """
 
     base: str
     preset: str
     rates: tuple[float, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
+    clips: int = 80
+    count: int = 9
+    kept: tuple[int, ...] = (0, 1, 3, 4, 6)
+    steps: int = 2200
+    plain: bool = False
+    listed: bool = False
+
+
+def _vvc(*rates: float) -> Recipe:
+    pyramid = (0, 2, 4, 7, 8, 11, 16)
+    return Recipe("vvc", "fast", rates, {"gopsize": "16"}, 140, 17, pyramid, steps=5500, plain=True, listed=True)
 
 
 RECIPES = {
     "av1-fine": Recipe("av1", "4", (18, 24, 30, 36)),
     "av1-coarse": Recipe("av1", "4", (38, 45, 52, 60)),
+    "vvc-fine": _vvc(20, 25, 30),
+    "vvc-coarse": _vvc(31, 36, 41),
 }
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=SHIPPED_NAMES)
+    parser.add_argument("--photographs", type=Path, metavar="FOLDER", help="where the listed photographs are")
+    order = parser.parse_args()
     torch.set_num_threads(1)
-    clips = [training_clip(seed, SIZE, COUNT) for seed in range(CLIPS)]
-    for name in names:
-        target = SHIPPED / f"{name}.npz"
+    for name in order.names:
+        recipe, target = RECIPES[name], SHIPPED / f"{name}.npz"
         if target.exists():
-            sys.exit(f"{target} exists and is part of the bitstream: give the new network a new name")
-        network = train(coded_groups(clips, RECIPES[name]))
+            parser.error(f"{target} exists and is part of the bitstream: give the new network a new name")
+        if recipe.listed and order.photographs is None:
+            parser.error(f"{name} is trained on photographs from --photographs FOLDER")
+        photographs = listed_photographs(order.photographs) if recipe.listed else carried_photographs()
+        network = train(NETWORKS[name], coded_groups(recipe, photographs), recipe)
         SHIPPED.mkdir(exist_ok=True)
         stored: dict[str, Any] = {key: shrunk(values) for key, values in integers_of(network).items()}
         np.savez_compressed(target, **stored)
@@ -84,42 +118,44 @@ def shrunk(values: npt.NDArray[np.int16]) -> npt.NDArray[np.int8] | npt.NDArray[
     return values.astype(np.int8) if np.abs(values).max() <= 127 else values
 
 
-def coded_groups(clips: list[Frames], recipe: Recipe) -> list[Group]:
+def coded_groups(recipe: Recipe, photographs: Photographs) -> list[Group]:
     """For every clip and rate: network inputs [T, 14, h + margins, w + margins], and what the base lacks before it is
     rounded, in sixteenths of a grey level [T, 6, h, w].
     """
     video = VideoFormat(SIZE, SIZE, Fraction(25))
     base = cast("ElementaryStrategy", strategies.get(recipe.base))
     groups = []
-    for clip in clips:
-        originals = _kept(clip).astype(np.int16)
+    for seed in range(recipe.clips):
+        clip = training_clip(seed, SIZE, recipe.count, photographs)
+        originals = _kept(clip, recipe).astype(np.int16)
         for rate in recipe.rates:
-            settings = EncodeSettings(0, recipe.preset, quality_range=(rate, rate))
-            decoded, remainders = base.decode_finely(base.encode(clip, video, settings), video, COUNT)
-            inputs = np.stack([network_input(decoded, frame) for frame in KEPT])
-            lacking = (originals - _kept(decoded)) * 2**REMAINDER_BITS - _kept(remainders)
+            settings = EncodeSettings(0, recipe.preset, quality_range=(rate, rate), options=recipe.options)
+            decoded, remainders = base.decode_finely(base.encode(clip, video, settings), video, recipe.count)
+            inputs = np.stack([network_input(decoded, frame) for frame in recipe.kept])
+            lacking = (originals - _kept(decoded, recipe)) * 2**REMAINDER_BITS - _kept(remainders, recipe)
             groups.append((inputs, lacking))
     return groups
 
 
-def _kept(clip: Frames | Remainders) -> npt.NDArray[Any]:
-    return np.stack([stack_planes(clip[frame : frame + 1]) for frame in KEPT])
+def _kept(clip: Frames | Remainders, recipe: Recipe) -> npt.NDArray[Any]:
+    return np.stack([stack_planes(clip[frame : frame + 1]) for frame in recipe.kept])
 
 
-def train(groups: list[Group], steps: int = STEPS, seed: int = 1) -> BasisNetwork:
+def train(kind: Callable[[], nn.Module], groups: list[Group], recipe: Recipe, seed: int = 1) -> nn.Module:
     """A network fitted to the groups: the same on every run of one machine. Prints the gain in dB as it goes."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    network = BasisNetwork()
+    network: Any = kind()
     with torch.no_grad():
         weight = network.head.conv.weight
         weight -= weight.mean((1, 2, 3), keepdim=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=recipe.steps, pct_start=0.1)
     clock, gains = time.monotonic(), []
-    for step in range(steps):
+    for step in range(recipe.steps):
         inputs, missing = batch(groups, rng)
-        remaining = squared_error_after_fit(network(inputs), missing)
+        plain = limited_differences(inputs) if recipe.plain else None
+        remaining = squared_error_after_fit(network(inputs), plain, missing)
         before = missing.square().flatten(2).reshape(GROUPS, PATCHES, 6, -1).mean((1, 3))
         before = torch.stack([before[:, :4].mean(1), before[:, 4], before[:, 5]], 1)
         log_ratio = torch.log10((remaining + 0.05) / (before + 0.05))
@@ -151,22 +187,24 @@ def batch(groups: list[Group], rng: np.random.Generator) -> tuple[Tensor, Tensor
     return torch.from_numpy(np.stack(inputs)).float(), torch.from_numpy(np.stack(missing)).float() / 2**REMAINDER_BITS
 
 
-def squared_error_after_fit(candidates: Tensor, missing: Tensor) -> Tensor:
+def squared_error_after_fit(found: Tensor, plain: Tensor | None, missing: Tensor) -> Tensor:
     """Mean squared error [GROUPS, 3] of Y, U and V that each group's best combination leaves."""
-    candidates = candidates / 2**RESIDUAL_BITS
     results = []
     for planes in (slice(0, 4), slice(4, 5), slice(5, 6)):
-        design = candidates[:, planes].transpose(1, 2).reshape(GROUPS, PATCHES, NETWORK_CANDIDATES, -1)
-        design = design.transpose(1, 2).reshape(GROUPS, NETWORK_CANDIDATES, -1)
+        luma = planes.stop == 4 and plain is not None
+        candidates = (torch.cat([found[:, planes], plain], 2) if luma else found[:, planes]) / 2**RESIDUAL_BITS
+        used = CANDIDATES if luma else NETWORK_CANDIDATES
+        design = candidates.transpose(1, 2).reshape(GROUPS, PATCHES, used, -1)
+        design = design.transpose(1, 2).reshape(GROUPS, used, -1)
         target = missing[:, planes].reshape(GROUPS, 1, -1)
         samples = target.shape[-1]
         power = design @ design.transpose(1, 2) / samples
         match = design @ target.transpose(1, 2) / samples
-        ridge = RIDGE * (1 + power.diagonal(dim1=1, dim2=2).mean(1))[:, None, None] * torch.eye(NETWORK_CANDIDATES)
+        ridge = RIDGE * (1 + power.diagonal(dim1=1, dim2=2).mean(1))[:, None, None] * torch.eye(used)
         gains = torch.linalg.solve(power + ridge, match)
         results.append((target - gains.transpose(1, 2) @ design).square().mean((1, 2)))
     return torch.stack(results, 1)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(SHIPPED_NAMES))
+    main()

@@ -2,13 +2,17 @@
 
 Owns making them. Dead leaves (overlapping shapes, a power law of sizes) have the edge and contrast statistics of
 photographs, and networks trained on them restore photographs nearly as well (Achddou, Gousseau and Ladjal, 2021). Their
-leaves are filled with flat colours, gradients, or pieces of photographs that scikit-image carries: not coffee,
-astronaut or chelsea, which the demo clip is made of. Lines of text are drawn over some. Everything is seeded.
+leaves are filled with flat colours, gradients, or pieces of photographs: by default those that scikit-image carries,
+except coffee, astronaut and chelsea, which the demo clip is made of; or those of `training_photographs.sha256`. Lines
+of text are drawn over some. Everything is seeded.
 """
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,11 +28,31 @@ CANVAS = 448
 GREY = ("camera", "brick", "grass", "gravel", "coins", "moon", "page", "text", "cell")
 COLOUR = ("rocket", "hubble_deep_field", "immunohistochemistry", "retina")
 
+# In the format of sha256sum. They come with Debian's packages lomiri-wallpapers-16.04 20.04.0-2 (CC0, CC-BY and
+# CC-BY-SA), mate-backgrounds 1.26.0-1 and plasma-workspace-wallpapers 4:5.27.5-2 (both GPL-2 or later).
+LISTED = Path(__file__).with_name("training_photographs.sha256")
 
-def training_clip(seed: int, size: int, count: int) -> Frames:
+
+@dataclass(frozen=True)
+class Photographs:
+    """What clips are made of.
+
+    share   of layers that are one photograph; the others are dead leaves
+    text    share of layers that lines of text are drawn over
+    colour  how far photographs are recoloured, at most
+    """
+
+    pictures: tuple[_Picture, ...]
+    share: float = 0.5
+    text: float = 0.25
+    colour: float = 1.0
+
+
+def training_clip(seed: int, size: int, count: int, photographs: Photographs | None = None) -> Frames:
     """`count` frames of `size` x `size`: a background that drifts, turns and zooms, a foreground over it."""
     rng = np.random.default_rng(seed)
-    back, front = _scene(rng), _scene(rng)
+    photographs = photographs or carried_photographs()
+    back, front = _scene(rng, photographs), _scene(rng, photographs)
     mask = _blob(rng)
     noise = rng.choice([0.0, 0.0, 1.5, 4.0])
     blur = rng.choice([0.0, 0.0, 0.8, 1.5])
@@ -65,21 +89,21 @@ class _Motion:
         return moved
 
 
-def _scene(rng: _Random) -> _Picture:
-    picture = _photograph(rng) if rng.random() < 0.5 else _dead_leaves(rng)
-    if rng.random() < 0.25:
+def _scene(rng: _Random, photographs: Photographs) -> _Picture:
+    picture = _photograph(rng, photographs) if rng.random() < photographs.share else _dead_leaves(rng, photographs)
+    if rng.random() < photographs.text:
         _draw_text(picture, rng)
     return picture
 
 
-def _dead_leaves(rng: _Random) -> _Picture:
+def _dead_leaves(rng: _Random, photographs: Photographs) -> _Picture:
     """Drawn at twice the size, back to front, large to small on average."""
     side = 2 * CANVAS
-    canvas = cv2.resize(_photograph(rng), (side, side))
+    canvas = cv2.resize(_photograph(rng, photographs), (side, side))
     smallest, largest = 3.0, rng.uniform(80, 300)
     radii = (smallest**-2 + rng.random(700) * (largest**-2 - smallest**-2)) ** -0.5
     radii = np.concatenate([rng.uniform(40, largest, 60), np.maximum(radii, 5)])
-    photograph = cv2.resize(_photograph(rng), (side, side))
+    photograph = cv2.resize(_photograph(rng, photographs), (side, side))
     for radius in radii:
         mask = np.zeros((side, side), np.uint8) if radius > 60 else None
         centre = tuple(int(value) for value in rng.integers(0, side, 2))
@@ -124,9 +148,9 @@ def _blob(rng: _Random) -> _Picture:
     return np.asarray(cv2.GaussianBlur(mask, (0, 0), 0.7))
 
 
-def _photograph(rng: _Random) -> _Picture:
+def _photograph(rng: _Random, photographs: Photographs) -> _Picture:
     """A random crop of a random photograph, turned, mirrored, scaled and recoloured."""
-    source = _photographs()[int(rng.integers(len(_photographs())))]
+    source = photographs.pictures[int(rng.integers(len(photographs.pictures)))]
     side = int(min(source.shape[:2]) * rng.uniform(0.5, 1))
     top, left = (int(rng.integers(0, length - side + 1)) for length in source.shape[:2])
     crop = np.rot90(source[top : top + side, left : left + side], int(rng.integers(4)))
@@ -138,14 +162,33 @@ def _photograph(rng: _Random) -> _Picture:
         interpolation=cv2.INTER_CUBIC if enlarging else cv2.INTER_AREA,
     )
     gains, levels = rng.uniform(0.6, 1.2, 3), rng.uniform(-20, 20, 3)
+    gains, levels = 1 + (gains - 1) * photographs.colour, levels * photographs.colour
     recoloured: _Picture = np.clip(resized * gains + levels, 0, 255).astype(np.uint8)
     return recoloured
 
 
 @cache
-def _photographs() -> tuple[_Picture, ...]:
+def carried_photographs() -> Photographs:
+    """Those that scikit-image carries."""
     from skimage import data
 
     grey = [np.repeat(getattr(data, name)()[..., None], 3, axis=2) for name in GREY]
     left, right, _ = data.stereo_motorcycle()
-    return (*grey, *(getattr(data, name)() for name in COLOUR), left, right, left)
+    return Photographs((*grey, *(getattr(data, name)() for name in COLOUR), left, right, left))
+
+
+def listed_photographs(folder: Path) -> Photographs:
+    """Those of `LISTED`, anywhere below `folder`, halved: at full size they show what JPEG left.
+
+    Raises FileNotFoundError where one is missing: they are compared by their contents.
+    """
+    there = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in folder.rglob("*.*g") if path.is_file()}
+    pictures = []
+    for line in LISTED.read_text().splitlines():
+        digest, name = line.split(maxsplit=1)
+        if digest not in there:
+            raise FileNotFoundError(f"no picture below {folder} has the contents of {name}")
+        picture = cv2.imread(str(there[digest]), cv2.IMREAD_COLOR_RGB)
+        assert picture is not None
+        pictures.append(cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+    return Photographs(tuple(pictures), share=0.85, text=0.08, colour=0.4)

@@ -20,7 +20,7 @@ from codec import strategies
 from codec.bitstream import EvcReader, EvcWriter, frames_hash
 from codec.demo_clip import demo_clip
 from codec.frames import Frames, VideoFormat
-from codec.strategies.hybrid_semantic import Enhancement, write_enhancement
+from codec.strategies.hybrid_semantic.syntax import Enhancement, write_enhancement
 from codec.strategies.protocol import EncodeSettings
 from tests.codec.test_i_frame_interpolation import every_tool
 
@@ -49,13 +49,13 @@ def screen(first: int) -> tuple[Frames, VideoFormat]:
     return Frames(y, chroma, chroma), video
 
 
-def hybrid_over(name: str, settings: EncodeSettings, frames: Frames, video: VideoFormat) -> bytes:
+def hybrid_over(name: str, settings: EncodeSettings, frames: Frames, video: VideoFormat, network: int = 1) -> bytes:
     """Put together by hand: an encoder would leave a network out of anything so small."""
     base = strategies.get(name)
     payload = base.encode(frames, video, settings)
     gains = np.arange(-18, 18, dtype=np.int32).reshape(1, 3, 12)
     gains[:, 1:, 6:] = 0
-    stream = write_enhancement(Enhancement(1, gains, np.ones((FRAMES, 1, 2), np.int32)))
+    stream = write_enhancement(Enhancement(network, gains, np.ones((FRAMES, 1, 2), np.int32)))
     return bytes([base.code]) + len(payload).to_bytes(4, "little") + payload + stream
 
 
@@ -85,6 +85,9 @@ SCENES: tuple[tuple[str, Source, int, Callable[[Frames, VideoFormat], bytes]], .
     ("vvc", crop, 48, by("vvc", EncodeSettings(0.5, "faster"))),
     ("procedural", crop, 48, by("procedural", EncodeSettings(0.5, options={"kind": "views"}))),
     ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.6, "faster"))),
+    # With dense networks.
+    ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.3, "faster"), network=2)),
+    ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.6, "faster"), network=3)),
 )
 
 

@@ -17,11 +17,14 @@ from codec.complexity import count_operations, per_1080p_frame
 from codec.demo_clip import demo_clip
 from codec.errors import BadInputError, BitstreamError, EncodeError
 from codec.frames import Frames, Remainders, VideoFormat
+from codec.networks.exact import exact_arithmetic
 from codec.quality import squared_error
+from codec.rate_distortion import plane_errors
 from codec.strategies.elementary import ElementaryStrategy
-from codec.strategies.hybrid_semantic import (
+from codec.strategies.hybrid_semantic import fitting
+from codec.strategies.hybrid_semantic.restoring import apply_enhancement, view
+from codec.strategies.hybrid_semantic.syntax import (
     Enhancement,
-    apply_enhancement,
     read_enhancement,
     write_enhancement,
 )
@@ -155,6 +158,37 @@ def test_it_refuses_where_it_does_not_pay() -> None:
         hybrid.encode(noise, video, EncodeSettings(1.0, "fast", options={"base": "x264", "must_pay": "maybe"}))
 
 
+def test_a_dearer_bit_buys_fewer_of_them() -> None:
+    frames, video = clip()
+    plain = strategies.get("x265").encode(frames, video, EncodeSettings(0.75, "fast"))
+    sizes = []
+    for price in ("-6", "0", "6"):
+        options = {**X265, "price": price, "must_pay": "0"}
+        told = EncodeSettings(0.75, "fast", options=options, base_payload=plain)
+        sizes.append(len(strategies.get("hybrid_semantic").encode(frames, video, told)))
+    assert sizes[0] > sizes[1] > sizes[2]
+    assert sizes[1] == len(coded())
+    with pytest.raises(BadInputError, match="price=7 is not one of -6, -5"):
+        strategies.get("hybrid_semantic").encode(frames, video, EncodeSettings(0.75, options={"price": "7"}))
+
+
+@pytest.mark.parametrize("base", ["x265", "vvc"])
+@pytest.mark.parametrize("network", [0, 2])
+def test_the_error_that_a_choice_is_made_by_is_that_of_the_decoded_frames(base: str, network: int) -> None:
+    frames, video = clip()
+    coder = cast(ElementaryStrategy, strategies.get(base))
+    payload = coder.encode(frames, video, EncodeSettings(0.5, "faster"))
+    pictures, remainders = coder.decode_finely(payload, video, 6)
+    views = [view(pictures, remainders, index) for index in range(6)]
+    with exact_arithmetic():
+        trials = fitting.trials_of(network, lambda: views, frames, video, 100.0)
+    assert len(trials) == fitting.MAX_SETS
+    for trial in trials:
+        decoded = apply_enhancement(read_enhancement(trial.stream, video, 6), pictures, remainders, video)
+        assert trial.left == plane_errors(frames, decoded).weighted(video)
+        assert trial.left < plane_errors(frames, pictures).weighted(video)
+
+
 def test_unknown_bases_and_presets_are_refused() -> None:
     hybrid = strategies.get("hybrid_semantic")
     with pytest.raises(BadInputError, match="has no base 'theora': choose one of av1, x265, x264, vvc"):
@@ -242,7 +276,7 @@ def test_lengths_and_codes_that_cannot_be_are_refused() -> None:
 def test_decoding_is_within_the_budget_of_operations() -> None:
     _, video = clip()
     done = count_operations(lambda: strategies.get("hybrid_semantic").decode(coded(), video, 6))
-    assert 0 < per_1080p_frame(done, 192 * 128 * 6) < 0.01
+    assert 0 < per_1080p_frame(done, 192 * 128 * 6) < 0.04
 
 
 def test_torch_is_loaded_only_when_a_network_is_used() -> None:

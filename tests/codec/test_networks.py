@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from codec.complexity import count_module_operations, per_1080p_frame
 from codec.errors import BitstreamError
@@ -100,15 +101,16 @@ def test_gradients_pass_through_rounding() -> None:
     assert x.grad.tolist() == [1.0, 1.0, 1.0]
 
 
-def seeded_network() -> enhancement.BasisNetwork:
+def seeded_network(kind: type[nn.Module] = enhancement.BasisNetwork) -> nn.Module:
     torch.manual_seed(5)
-    return enhancement.BasisNetwork()
+    return kind()
 
 
-def test_training_and_decoding_compute_the_same() -> None:
+@pytest.mark.parametrize("kind", [enhancement.BasisNetwork, enhancement.DenseBasisNetwork])
+def test_training_and_decoding_compute_the_same(kind: type[nn.Module]) -> None:
     """The graph with gradients, in the mode it is trained in, against one loaded from integers alone."""
-    trained = seeded_network().train()
-    loaded = enhancement.BasisNetwork().eval()
+    trained = seeded_network(kind).train()
+    loaded = kind().eval()
     load_integers(loaded, integers_of(trained))
     x = torch.from_numpy(np.random.default_rng(3).integers(-128, 128, (2, 14, 40, 52))).float()
     with exact_arithmetic():
@@ -136,14 +138,14 @@ def picture(height: int, width: int) -> np.ndarray:
 
 
 def shipped_digest() -> str:
-    """All shipped networks on one picture: what every machine must agree on."""
-    digest = hashlib.sha256()
+    """Each shipped network on one picture: what every machine must agree on."""
+    digests = []
     with exact_arithmetic():
         for code in range(len(enhancement.SHIPPED_NAMES)):
             seen = np.random.default_rng(code).integers(-128, 128, (14, 44, 53), dtype=np.int8)
             found = enhancement.candidates(enhancement.shipped_network(code), seen)
-            digest.update(found.to(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
+            digests.append(hashlib.sha256(found.to(torch.int16).numpy().tobytes()).hexdigest()[:8])
+    return " ".join(digests)
 
 
 def test_shipped_networks_never_change_in_any_process_or_thread_count() -> None:
@@ -159,22 +161,23 @@ def test_shipped_networks_never_change_in_any_process_or_thread_count() -> None:
         for threads, mkldnn in ((1, True), (2, False))
     ]  # fmt: skip
     assert found == [shipped_digest()] * 2
-    assert shipped_digest() == "2fdec65b7447b10a"
+    assert shipped_digest() == "8480b3c0 badf24d3 b63b81de e31a9965"
 
 
 def test_shipped_weights_are_small() -> None:
     files = sorted(enhancement.SHIPPED.glob("*.npz"))
     users = (enhancement, temporal_consistency, video_generator)
     assert {file.stem for file in files} == {name for user in users for name in user.SHIPPED_NAMES}
-    assert sum(file.stat().st_size for file in files) < 50_000
+    assert sum(file.stat().st_size for file in files) < 120_000
     with pytest.raises(BitstreamError, match="shipped network 15"):
         enhancement.shipped_network(15)
 
 
-def test_the_operations_are_within_the_budget_by_both_counts() -> None:
-    counted = count_module_operations(seeded_network(), enhancement.BasisNetwork.example_input(270, 480))
+@pytest.mark.parametrize(("kind", "most"), [(enhancement.BasisNetwork, 0.005), (enhancement.DenseBasisNetwork, 0.04)])
+def test_the_operations_are_within_the_budget_by_both_counts(kind: type[nn.Module], most: float) -> None:
+    counted = count_module_operations(seeded_network(kind), enhancement.example_input(270, 480))
     assert counted.thop == pytest.approx(counted.flop_counter, rel=0.01)
-    assert per_1080p_frame(counted.larger, 270 * 480) < 0.005
+    assert per_1080p_frame(counted.larger, 270 * 480) < most
 
 
 @pytest.mark.parametrize("size", [(64, 64), (71, 90), (1, 1), (130, 3)])
