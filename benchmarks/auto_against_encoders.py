@@ -32,6 +32,7 @@ import cv2
 from procedural import scenes
 
 from codec import strategies
+from codec.coding import HALF_STEPS, Coding, Trial, run_coding
 from codec.config import CodecConfig
 from codec.demo_clip import demo_clip
 from codec.effort import CLASS_OPTIONS, EFFORTS, Tool
@@ -41,7 +42,6 @@ from codec.quality import psnr
 from codec.rate_distortion import KNOBS, lambda_of_quality
 from codec.resample import SCALES
 from codec.scenes import SceneClassifier, split_scenes
-from codec.selector import HALF_STEPS, Coding, Trial, run_coding
 from codec.strategies.elementary import ElementaryStrategy
 from codec.video import open_video
 from codec.whole_file import whole_file

@@ -18,8 +18,8 @@ import numpy as np
 from auto_against_encoders import CLIPS, read
 from encoder_options import middle
 
+from codec.coding import Coding, run_coding
 from codec.rate_distortion import KNOBS, lambda_of_quality
-from codec.selector import Coding, run_coding
 
 QUALITIES = (0.03, 0.1, 0.2, 0.4, 0.6)
 FAMILIES = (

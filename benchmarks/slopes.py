@@ -24,11 +24,11 @@ from procedural import Scene
 from procedural import scenes as made_scenes
 
 from codec import strategies
+from codec.coding import Coding
 from codec.demo_clip import demo_clip
 from codec.frames import Frames, VideoFormat
 from codec.rate_distortion import plane_errors
 from codec.scenes import split_scenes
-from codec.selector import Coding
 from codec.video import open_video
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"

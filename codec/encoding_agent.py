@@ -19,11 +19,12 @@ from typing import Any, BinaryIO
 
 from codec import strategies
 from codec.bitstream import EvcWriter
+from codec.coding import Trial
 from codec.config import CodecConfig
 from codec.errors import BadInputError, EncodeError
 from codec.frames import Frames, VideoFormat
 from codec.scenes import SceneClass, SceneClassifier, split_scenes
-from codec.selector import Choice, CompressionStrategySelector, SceneMemory, Trial
+from codec.selector import Choice, CompressionStrategySelector, SceneMemory
 
 __all__ = ["Choice", "CompressionStrategySelector", "EncodeReport", "EncodingAgent", "SceneReport"]
 

@@ -23,13 +23,14 @@ from tempfile import TemporaryFile
 from typing import BinaryIO, Literal
 
 from codec import strategies
+from codec.coding import Coding
 from codec.config import AUTO, CodecConfig
 from codec.decoding_agent import DecodingAgent
 from codec.encoding_agent import EncodeReport, EncodingAgent
 from codec.errors import BadInputError
 from codec.frames import Frames, VideoFormat
 from codec.quality import psnr, squared_error, ssim
-from codec.selector import Coding, SceneMemory
+from codec.selector import SceneMemory
 from codec.strategies.elementary import ElementaryStrategy
 
 Metric = Literal["kbps", "psnr_y", "ssim_y"]

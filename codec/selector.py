@@ -19,21 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import floor, inf, log2
+from math import inf, log2
 from typing import cast
 
 from codec import strategies
-from codec.bitstream import frames_hash
+from codec.coding import Coding, Trial, predicted_rate, run_coding
 from codec.config import AUTO, CodecConfig
 from codec.effort import EFFORTS, ENHANCER, VARIANTS, Effort, Tool, shortlist
 from codec.errors import EncodeError, EvocodecError
 from codec.frames import Frames, VideoFormat
 from codec.rate_distortion import (
     KNOBS,
-    QUALITY_KNOB,
     QUALITY_KNOBS,
-    PlaneErrors,
-    RateKnob,
     lambda_of_quality,
     plane_errors,
     usual_slope,
@@ -41,7 +38,6 @@ from codec.rate_distortion import (
 from codec.resample import SCALES, enlarge, shrink
 from codec.scenes import SceneClass
 from codec.strategies.elementary import ElementaryStrategy
-from codec.strategies.protocol import EncodeSettings
 
 # A smaller scale is given up where the next larger one costs this much more than the best.
 SCALE_PATIENCE = 1.03
@@ -70,79 +66,6 @@ STILL_STEP = 1 / 29  # of the quality knob, at which VVenC, which codes the stil
 SCALE_SAMPLES = 3
 # Half octaves that a strategy with a base layer can be told of (its option `price`).
 MOST_DEARER = 6
-# VVenC takes whole QPs. An offset for intra pictures of one more than the usual -3 comes out about half a step coarser,
-# and no worse for its bits.
-HALF_STEPS = {"vvc": ("intraqpoffset", -3)}
-
-
-@dataclass(frozen=True)
-class Coding:
-    """One way to code a scene, complete: the same coding of the same scene always gives the same bytes.
-
-    `quality_range` with two equal ends is the encoder's own rate parameter, and `quality` then plays no part.
-    """
-
-    strategy: str
-    preset: str | None = None
-    scale: str = "1"
-    quality: float = 1.0
-    quality_range: tuple[float, float] | None = None
-    options: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def settings(self) -> EncodeSettings:
-        options, rates = dict(self.options), self.quality_range
-        if self.encoder in HALF_STEPS and self.rate % 1:
-            option, usual = HALF_STEPS[self.encoder]
-            options[option] = str(int(options.get(option, usual)) + 1)
-            rates = (floor(self.rate), floor(self.rate))
-        return EncodeSettings(self.quality, self.preset, self.scale, rates, options)
-
-    @property
-    def encoder(self) -> str:
-        """Whose rate parameter `rate` is: the strategy's own, or that of the base layer that it is told to use."""
-        return dict(self.options).get("base", self.strategy)
-
-    @property
-    def rate(self) -> float:
-        """The encoder's CRF or QP; of a strategy without one, the quality knob."""
-        return self.quality_range[1] if self.quality_range else self.quality
-
-    @property
-    def family(self) -> Coding:
-        """All codings that differ from this one in rate only."""
-        return replace(self, quality=1.0, quality_range=None)
-
-    def at(self, rate: float) -> Coding:
-        """This coding at another rate."""
-        if self.encoder in KNOBS:
-            return replace(self, quality=1.0, quality_range=(rate, rate))
-        return replace(self, quality=rate)
-
-    @property
-    def knob(self) -> RateKnob:
-        return KNOBS.get(self.encoder) or QUALITY_KNOBS.get(self.encoder, QUALITY_KNOB)
-
-    def __str__(self) -> str:
-        parts = [self.strategy, self.preset, *(f"{key}={value}" for key, value in self.options)]
-        scale = f" at scale {self.scale}" if self.scale != "1" else ""
-        return f"{' '.join(part for part in parts if part)}{scale}, rate {self.rate:g}"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What became of one coding. `errors` are None and `failure` says why where it failed."""
-
-    coding: Coding
-    bytes: int
-    errors: PlaneErrors | None
-    distortion: float
-    frames_hash: int
-    failure: str | None = None
-
-    def cost(self, lambda_rd: float) -> float:
-        """D + lambda·R; infinite where the coding failed."""
-        return inf if self.failure else self.distortion + lambda_rd * 8 * self.bytes
 
 
 @dataclass
@@ -165,7 +88,7 @@ class SceneMemory:
         steps at the same quality, and the clip's steps are then as coarse as theirs.
         """
         self.pinned = coding.family
-        aside = coding.rate - _predicted_rate(coding, lambda_of_quality(quality))
+        aside = coding.rate - predicted_rate(coding, lambda_of_quality(quality))
         step = coding.knob.step if coding.encoder in KNOBS else STILL_STEP
         self.asides[coding.family] = aside + stagger * step
 
@@ -238,25 +161,6 @@ def _fixed(frames: Frames, video: VideoFormat, config: CodecConfig, memory: Scen
     payload, trial = run_coding(coding, frames, video)
     memory.trials[coding] = trial
     return Choice(payload, trial, (trial,), "fixed by config")
-
-
-def run_coding(
-    coding: Coding, frames: Frames, video: VideoFormat, base_payload: bytes | None = None
-) -> tuple[bytes, Trial]:
-    """The payload, and what became of it once decoded. Raises what the strategy raises."""
-    strategy = strategies.get(coding.strategy)
-    payload = strategy.encode(frames, video, replace(coding.settings, base_payload=base_payload))
-    decoded = strategy.decode(payload, video, len(frames))
-    errors = plane_errors(frames, decoded)
-    return payload, Trial(coding, len(payload), errors, errors.weighted(video), frames_hash(decoded))
-
-
-def _predicted_rate(coding: Coding, lambda_rd: float) -> float:
-    """The rate at which this kind of coding usually has the slope `lambda_rd`, unrounded.
-
-    Halving both sides spreads each squared error over four samples: the coder must work to a quarter of lambda.
-    """
-    return coding.knob.at(lambda_rd * float(SCALES[coding.scale]) ** 2)
 
 
 def _step_to_balance(best: Trial, near: Trial, lambda_rd: float) -> float:
@@ -364,7 +268,7 @@ class _Search:
 
     def _try_predicted(self, family: Coding) -> float:
         """The cost of a family at the rate that lambda predicts for it."""
-        rate = _predicted_rate(family, self._lambda) + self._memory.asides.get(family, 0.0)
+        rate = predicted_rate(family, self._lambda) + self._memory.asides.get(family, 0.0)
         return self._try(family.at(family.knob.rounded(rate)))
 
     def _try(self, coding: Coding, base_payload: bytes | None = None) -> float:
@@ -419,7 +323,7 @@ class _Search:
             if self._best and least > self._best[0].cost(self._lambda):
                 return
             scaled = replace(family, scale=scale)
-            cost = self._try(scaled.at(scaled.knob.rounded(_predicted_rate(scaled, own_lambda))))
+            cost = self._try(scaled.at(scaled.knob.rounded(predicted_rate(scaled, own_lambda))))
             if cost > SCALE_PATIENCE * best:
                 return
             best = min(best, cost)
@@ -528,4 +432,4 @@ class _Search:
             self._remember(enhanced)
 
     def _remember(self, coding: Coding) -> None:
-        self._memory.asides[coding.family] = coding.rate - _predicted_rate(coding, self._lambda)
+        self._memory.asides[coding.family] = coding.rate - predicted_rate(coding, self._lambda)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
+from codec.coding import Coding
 from codec.config import CodecConfig
 from codec.decoding_agent import decode_bytes
 from codec.encoding_agent import EncodeReport
@@ -22,7 +23,6 @@ from codec.rate_control import (
     nothing_between,
     search,
 )
-from codec.selector import Coding
 from tests.codec.conftest import MovingPicture
 from tests.codec.test_procedural import editor
 

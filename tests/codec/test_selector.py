@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from codec import selector, strategies
+from codec import strategies
 from codec.bitstream import frames_hash
+from codec.coding import Coding, run_coding
 from codec.config import CodecConfig
 from codec.decoding_agent import decode_bytes
 from codec.demo_clip import demo_clip
@@ -16,7 +17,7 @@ from codec.encoding_agent import EncodingAgent
 from codec.errors import BadInputError, EncodeError
 from codec.frames import Frames, VideoFormat
 from codec.rate_distortion import KNOBS, QUALITY_KNOB, QUALITY_KNOBS, lambda_of_quality, plane_errors
-from codec.selector import Choice, Coding, CompressionStrategySelector
+from codec.selector import Choice, CompressionStrategySelector
 from codec.strategies.protocol import EncodeSettings
 from tests.codec.conftest import MovingPicture, ReadClip
 
@@ -160,7 +161,7 @@ def test_a_scene_unlike_the_table_is_coded_at_its_own_rate_by_its_best_encoder(
     assert choice.strategy == "vvc"
     assert choice.trial.coding.rate < predicted["vvc"].coding.rate - 3
     family = Coding("vvc", "faster", options=(("gopsize", "16"),))
-    costs = [selector.run_coding(family.at(qp), frames, video)[1].cost(lambda_rd) for qp in range(34, 46)]
+    costs = [run_coding(family.at(qp), frames, video)[1].cost(lambda_rd) for qp in range(34, 46)]
     assert choice.trial.cost(lambda_rd) < 1.005 * min(costs)
 
 
