@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from codec import strategies
+from codec import selector, strategies
 from codec.bitstream import frames_hash
 from codec.coding import Coding, run_coding
 from codec.config import CodecConfig
