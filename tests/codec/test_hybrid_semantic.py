@@ -172,10 +172,11 @@ def test_a_dearer_bit_buys_fewer_of_them() -> None:
         strategies.get("hybrid_semantic").encode(frames, video, EncodeSettings(0.75, options={"price": "7"}))
 
 
-@pytest.mark.parametrize("base", ["x265", "vvc"])
-@pytest.mark.parametrize("network", [0, 2])
-def test_the_error_that_a_choice_is_made_by_is_that_of_the_decoded_frames(base: str, network: int) -> None:
+@pytest.mark.parametrize(("base", "network", "odd"), [("x265", 0, False), ("vvc", 2, False), ("vvc", 3, True)])
+def test_the_error_that_a_choice_is_made_by_is_that_of_the_decoded_frames(base: str, network: int, odd: bool) -> None:
     frames, video = clip()
+    if odd:
+        frames, video = Frames(frames.y[:, :-1, :-1], frames.u, frames.v), VideoFormat(191, 127, video.frame_rate)
     coder = cast(ElementaryStrategy, strategies.get(base))
     payload = coder.encode(frames, video, EncodeSettings(0.5, "faster"))
     pictures, remainders = coder.decode_finely(payload, video, 6)
@@ -185,7 +186,8 @@ def test_the_error_that_a_choice_is_made_by_is_that_of_the_decoded_frames(base: 
     assert len(trials) == fitting.MAX_SETS
     for trial in trials:
         decoded = apply_enhancement(read_enhancement(trial.stream, video, 6), pictures, remainders, video)
-        assert trial.left == plane_errors(frames, decoded).weighted(video)
+        # The weights of planes of odd sizes are no dyadic fractions: sums differ by their order.
+        assert trial.left == pytest.approx(plane_errors(frames, decoded).weighted(video), rel=1e-12)
         assert trial.left < plane_errors(frames, pictures).weighted(video)
 
 

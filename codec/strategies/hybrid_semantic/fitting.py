@@ -1,8 +1,9 @@
 """What to send: network, gains and blocks by D + price · bits.
 
-A network passes over the pictures once, and what a least-squares fit needs is kept for each block. Gains are fitted and
-blocks chosen on those sums, turn by turn, for one, two and three sets of gains. What the sums cannot know, rounding and
-clamping, then decides: each network's choices are carried out, on a few frames, and the cheapest network's on all.
+A network passes over the pictures, and what a least-squares fit needs is kept for each block. Gains are fitted and
+blocks chosen on those sums, turn by turn, for one, two and three sets of gains. What the sums only guess at, rounding
+and clamping, then decides: each set is carried out everywhere, which tells what each block really costs under it. All
+networks are tried so on a few frames, and the cheapest on all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from codec.frames import REMAINDER_BITS, Frames, Remainders, VideoFormat
 from codec.rate_distortion import plane_errors, plane_weights
-from codec.strategies.hybrid_semantic.restoring import View, restored, view
+from codec.strategies.hybrid_semantic.restoring import View, view
 from codec.strategies.hybrid_semantic.syntax import (
     BLOCK_LUMA,
     CANDIDATES,
@@ -133,19 +134,57 @@ def best_enhancement(
 
 def trials_of(code: int, views: Views, frames: Frames, video: VideoFormat, price: float) -> list[Trial]:
     """What a network can do in the frames viewed: with one set of gains, two, and three."""
-    from codec.networks.enhancement import candidates, shipped_network
+    from codec.networks.enhancement import candidates, enhanced, shipped_network
 
     network = shipped_network(code)
     parts = [_frame_sums(candidates(network, one.seen), one, frames, video) for one in views()]
     sums = Sums(*(np.stack(kind) for kind in zip(*parts, strict=True)))
-    chosen = [Enhancement(code, gains, sets.reshape(-1, *grid(video))) for gains, sets in _choices(sums, price)]
-    left = [0.0] * len(chosen)
+    chosen = list(_choices(sums, price))
+    errors = [np.empty((len(gains) + 1, *sets.shape)) for gains, sets in chosen]
     for place, one in enumerate(views()):
         residuals = candidates(network, one.seen)
-        for number, choice in enumerate(chosen):
-            shown = restored(one, residuals, choice.gains, choice.sets[place], video)
-            left[number] += _error(frames, shown, one.index, video)
-    return [Trial(code, write_enhancement(choice), error) for choice, error in zip(chosen, left, strict=True)]
+        plain = _block_errors(one.planes, one, frames, video)
+        for (gains, _), error in zip(chosen, errors, strict=True):
+            error[0, place] = plain
+            for number in range(len(gains)):
+                everywhere = np.ones(grid(video), np.int32)
+                shown = enhanced(one.planes, one.taken, residuals, gains[number : number + 1], everywhere)
+                error[number + 1, place] = _block_errors(shown, one, frames, video)
+    trials = []
+    for (gains, sets), error in zip(chosen, errors, strict=True):
+        for _ in range(TURNS):
+            sets = _cheapest_sets(error, sets, price)
+        left = float(np.take_along_axis(error, sets[None], axis=0).sum())
+        stream = write_enhancement(Enhancement(code, gains, sets.reshape(-1, *grid(video))))
+        trials.append(Trial(code, stream, left))
+    return trials
+
+
+def _block_errors(shown: npt.NDArray[np.uint8], one: View, frames: Frames, video: VideoFormat) -> Reals:
+    """The weighted squared error [B] of one frame's planes [6, h, w]."""
+    from codec.networks.enhancement import PLANE_OF_CHANNEL, stack_planes
+
+    wrong = shown.astype(np.int32) - stack_planes(frames[one.index : one.index + 1])
+    if video.height % 2:
+        wrong[2:4, -1] = 0  # beyond the picture
+    if video.width % 2:
+        wrong[1:4:2, :, -1] = 0
+    rows, columns = grid(video)
+    size = BLOCK_LUMA // 2
+    height, width = wrong.shape[1:]
+    full = np.pad(wrong, ((0, 0), (0, rows * size - height), (0, columns * size - width)))
+    sums = np.square(full).reshape(-1, rows, size, columns, size).sum((2, 4))
+    weights = np.array(plane_weights(video))[list(PLANE_OF_CHANNEL)]
+    total: Reals = np.einsum("crk,c->rk", sums.astype(np.float64), weights).ravel()
+    return total
+
+
+def _cheapest_sets(errors: Reals, sets: Integers, price: float) -> Integers:
+    """For each block the cheapest of the choices [S + 1, T, B], if bits are as often used as by `sets` [T, B]."""
+    share = np.bincount(sets.ravel(), minlength=len(errors)) / sets.size
+    bits = -np.log2(np.maximum(share, 1e-3))
+    cheapest: Integers = (errors + price * bits[:, None, None]).argmin(0).astype(np.int32)
+    return cheapest
 
 
 def _error(frames: Frames, shown: Frames, index: int, video: VideoFormat) -> float:
@@ -166,9 +205,7 @@ def _choices(sums: Sums, price: float) -> Iterator[tuple[Integers, Integers]]:
                 if (sets == number).any():
                     gains[number - 1] = _quantised(sums.fit(sets == number))
             cost = np.stack([plain, *(sums.remaining(gain / GAIN_ONE) for gain in gains)])
-            share = np.bincount(sets.ravel(), minlength=count + 1) / sets.size
-            bits = -np.log2(np.maximum(share, 1e-3))
-            sets = (cost + price * bits[:, None, None]).argmin(0).astype(np.int32)
+            sets = _cheapest_sets(cost, sets, price)
         yield _cheapest(sums, gains, sets, price), sets
 
 

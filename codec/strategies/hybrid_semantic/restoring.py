@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from codec.frames import Frames, Remainders, VideoFormat
-from codec.strategies.hybrid_semantic.syntax import Enhancement, Integers
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from codec.strategies.hybrid_semantic.syntax import Enhancement
 
 
 @dataclass(frozen=True)
@@ -38,18 +34,9 @@ def view(pictures: Frames, remainders: Remainders, index: int) -> View:
     return View(index, stack_planes(pictures[one]), stack_planes(remainders[one]), network_input(pictures, index))
 
 
-def restored(frame: View, residuals: Tensor, gains: Integers, sets: Integers, video: VideoFormat) -> Frames:
-    """One frame with its candidates weighed. gains [S, 3, K], sets [rows, columns]: as in `Enhancement`."""
-    from codec.networks.enhancement import PHASES, enhanced, from_phases
-
-    better = enhanced(frame.planes, frame.taken, residuals, gains, sets)
-    luma = from_phases(better[:PHASES], video.height, video.width)
-    return Frames(luma[None], better[PHASES][None], better[PHASES + 1][None])
-
-
 def apply_enhancement(enhancement: Enhancement, pictures: Frames, remainders: Remainders, video: VideoFormat) -> Frames:
     """What a decoder makes of base pictures."""
-    from codec.networks.enhancement import candidates, shipped_network
+    from codec.networks.enhancement import PHASES, candidates, enhanced, from_phases, shipped_network
     from codec.networks.exact import exact_arithmetic
 
     network = shipped_network(enhancement.network)
@@ -59,7 +46,8 @@ def apply_enhancement(enhancement: Enhancement, pictures: Frames, remainders: Re
             if not sets.any():
                 continue
             frame = view(pictures, remainders, index)
-            shown = restored(frame, candidates(network, frame.seen), enhancement.gains, sets, video)
-            for plane, better in zip(out.planes(), shown.planes(), strict=True):
-                plane[index] = better[0]
+            residuals = candidates(network, frame.seen)
+            better = enhanced(frame.planes, frame.taken, residuals, enhancement.gains, sets)
+            out.y[index] = from_phases(better[:PHASES], video.height, video.width)
+            out.u[index], out.v[index] = better[PHASES:]
     return out
