@@ -107,7 +107,10 @@ def main() -> None:
             parser.error(f"{target} exists and is part of the bitstream: give the new network a new name")
         if recipe.listed and order.photographs is None:
             parser.error(f"{name} is trained on photographs from --photographs FOLDER")
-        photographs = listed_photographs(order.photographs) if recipe.listed else carried_photographs()
+        try:
+            photographs = listed_photographs(order.photographs) if recipe.listed else carried_photographs()
+        except FileNotFoundError as error:
+            parser.error(str(error))
         network = train(NETWORKS[name], coded_groups(recipe, photographs), recipe)
         SHIPPED.mkdir(exist_ok=True)
         stored: dict[str, Any] = {key: shrunk(values) for key, values in integers_of(network).items()}
