@@ -141,6 +141,10 @@ QUALITY_KNOBS = {
 }
 
 
+# Half octaves above or below `usual_slope` that a strategy with a base layer can be told a bit is worth.
+MOST_DEARER = 6
+
+
 def usual_slope(encoder: str, rate: float, scale: str) -> float:
     """Lambda, of pictures of full size, that this rate of an encoder at a scale of `codec.resample` usually has."""
     return KNOBS[encoder].lambda_at(rate) / float(SCALES[scale]) ** 2

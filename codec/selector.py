@@ -30,6 +30,7 @@ from codec.errors import EncodeError, EvocodecError
 from codec.frames import Frames, VideoFormat
 from codec.rate_distortion import (
     KNOBS,
+    MOST_DEARER,
     QUALITY_KNOBS,
     lambda_of_quality,
     plane_errors,
@@ -64,8 +65,6 @@ DRAWN_PATIENCE = 1.25
 DRAWN_PROBES = 2
 STILL_STEP = 1 / 29  # of the quality knob, at which VVenC, which codes the stills, gets another QP
 SCALE_SAMPLES = 3
-# Half octaves that a strategy with a base layer can be told of (its option `price`).
-MOST_DEARER = 6
 
 
 @dataclass

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 from codec import strategies
 from codec.errors import BadInputError, BitstreamError, EncodeError
 from codec.frames import Frames, VideoFormat
-from codec.rate_distortion import usual_slope
+from codec.rate_distortion import MOST_DEARER, usual_slope
 from codec.strategies.hybrid_semantic.fitting import best_enhancement
 from codec.strategies.hybrid_semantic.restoring import apply_enhancement
 from codec.strategies.hybrid_semantic.syntax import grid, nothing, read_enhancement, write_enhancement
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 BASES = ("av1", "x265", "x264", "vvc")
 DEFAULT_BASE = "av1"
 BASE_LENGTH_BYTES = 4
-PRICES = tuple(str(number) for number in range(-6, 7))
+PRICES = tuple(str(number) for number in range(-MOST_DEARER, MOST_DEARER + 1))
 
 
 class HybridSemantic:
