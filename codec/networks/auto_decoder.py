@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codec.networks.exact import IntegerConv, round_through, shift_down
+from codec.networks.exact import IntegerConv, as_tensor, round_through, shift_down
 from codec.networks.latent_grids import LARGEST, Grid, grid_shapes
 
 CHANNELS = (4, 3, 3, 3, 3, 3)
@@ -74,11 +74,13 @@ class IFrameVAE(nn.Module):  # type: ignore[misc]
         self.decoder = LightweightIFrameDecoder()
 
     def fit(self, targets: npt.NDArray[np.float32], price: float, steps: int, learning: float = 1.0) -> None:
-        """Lower squared error + price · bits a sample. targets: [N, 6, h, w]; the same on every run of one machine.
+        """Lower squared error + price · bits a sample. targets: [N, 6, h, w]; the same on every run of one machine
+        that computes on its processor.
 
         learning  multiplies both rates of the descent, which fall to 0 along half a cosine
         """
-        wanted = torch.from_numpy(targets)
+        wanted = as_tensor(targets)
+        self.to(wanted.device)
         self._start_as_pyramid(wanted, min(LARGEST_STEP, STEP_AT_SLOPE_1 * math.sqrt(price)))
         descents = [
             Adam(list(self.latents.parameters())[: self.used], learning * LATENT_RATE),
@@ -149,7 +151,7 @@ class IFrameVAE(nn.Module):  # type: ignore[misc]
 
     def grids(self) -> list[list[Grid]]:
         """Rounded latents of each picture, fine to coarse."""
-        rounded = [_rounded(latent).detach().numpy().astype(np.int32) for latent in self.latents]
+        rounded = [_rounded(latent).detach().cpu().numpy().astype(np.int32) for latent in self.latents]
         return [[grid[picture] for grid in rounded] for picture in range(len(rounded[0]))]
 
 
@@ -206,7 +208,8 @@ def _rounded(latent: Tensor) -> Tensor:
 
 
 def _perturbed(latent: Tensor, generator: torch.Generator) -> Tensor:
-    return (latent + torch.rand(latent.shape, generator=generator) - 0.5).clamp(-LARGEST, LARGEST)
+    noise = torch.rand(latent.shape, generator=generator).to(latent.device)
+    return (latent + noise - 0.5).clamp(-LARGEST, LARGEST)
 
 
 def _estimated_bits(latent: Tensor) -> Tensor:

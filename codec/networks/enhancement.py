@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from codec.errors import BitstreamError
 from codec.frames import REMAINDER_BITS, Frames, Remainders
-from codec.networks.exact import IntegerConv, built, load_integers, shift_down
+from codec.networks.exact import IntegerConv, as_tensor, built, load_integers, shift_down
 from codec.networks.motion import aligned
 
 NETWORK_CANDIDATES = 6
@@ -78,11 +78,11 @@ class BasisNetwork(nn.Module):  # type: ignore[misc]
 class DenseBasisNetwork(nn.Module):  # type: ignore[misc]
     """The same from the same, by full convolutions."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = DENSE_WIDTH) -> None:
         super().__init__()
-        self.head = IntegerConv(INPUTS, DENSE_WIDTH, 3, largest_input=128)
-        self.body = nn.ModuleList(IntegerConv(DENSE_WIDTH, DENSE_WIDTH, 3) for _ in range(BLOCKS))
-        self.tail = IntegerConv(DENSE_WIDTH, CHANNELS * NETWORK_CANDIDATES)
+        self.head = IntegerConv(INPUTS, width, 3, largest_input=128)
+        self.body = nn.ModuleList(IntegerConv(width, width, 3) for _ in range(BLOCKS))
+        self.tail = IntegerConv(width, CHANNELS * NETWORK_CANDIDATES)
 
     def forward(self, x: Tensor) -> Tensor:
         x = shift_down(self.head(x), 4).clamp(0, 255)
@@ -140,10 +140,10 @@ def candidates(network: nn.Module, seen: npt.NDArray[np.int8]) -> Tensor:
 
     Those of chroma beyond the network's own are zero.
     """
-    values = torch.from_numpy(seen).float()[None]
+    values = as_tensor(seen).float()[None]
     limited = limited_differences(values)[0]
-    found = torch.zeros(CHANNELS, CANDIDATES, *limited.shape[2:])
-    found[:, :NETWORK_CANDIDATES] = network(values)[0]
+    found = values.new_zeros(CHANNELS, CANDIDATES, *limited.shape[2:])
+    found[:, :NETWORK_CANDIDATES] = network.to(values.device)(values)[0]
     found[:PHASES, NETWORK_CANDIDATES:] = limited
     return found
 
@@ -170,17 +170,17 @@ def enhanced(
     sets   [rows, columns] of blocks: 0 leaves the block as it is, s takes gains[s - 1]; gains of 0 leave a plane so
     """
     height, width = planes.shape[1:]
-    where = torch.from_numpy(sets.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)[:height, :width])
-    correction = torch.zeros(planes.shape)
-    taken = torch.from_numpy(remainders).float() * 2 ** (RESIDUAL_BITS + GAIN_BITS - REMAINDER_BITS)
+    where = as_tensor(sets.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)[:height, :width])
+    taken = as_tensor(remainders).float() * 2 ** (RESIDUAL_BITS + GAIN_BITS - REMAINDER_BITS)
+    correction = torch.zeros_like(taken)
     for number, gain in enumerate(gains, 1):
         if not (sets == number).any():
             continue
-        per_channel = torch.from_numpy(gain[list(PLANE_OF_CHANNEL)]).float()
+        per_channel = as_tensor(gain[list(PLANE_OF_CHANNEL)]).float()
         # 12 products of up to 1023 · 127, and 8 · 64: exact in float32
         total = (residuals * per_channel[:, :, None, None]).sum(1) + taken
         correction = torch.where(where == number, shift_down(total, RESIDUAL_BITS + GAIN_BITS), correction)
-    better: npt.NDArray[np.int16] = correction.to(torch.int16).numpy() + planes
+    better: npt.NDArray[np.int16] = correction.to(torch.int16).cpu().numpy() + planes
     return np.clip(better, 0, 255).astype(np.uint8)
 
 

@@ -23,8 +23,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from codec.errors import BitstreamError
+from codec.errors import BadInputError, BitstreamError
 
+CPU = torch.device("cpu")
 WEIGHT_BITS = 6  # a weight is an integer / 2**6
 LARGEST_WEIGHT = 127
 LARGEST_BIAS = 2**15 - 1
@@ -47,6 +48,28 @@ def exact_arithmetic() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+_computing_on = CPU
+
+
+def compute_on(device: str) -> None:
+    """Where networks compute in this process from now on: "cpu", where they begin, or "cuda"; the result is the same.
+
+    Raises BadInputError where torch cannot use the device.
+    """
+    global _computing_on
+    try:
+        torch.zeros(1, device=device).add(1)
+        _computing_on = torch.device(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise BadInputError(f"torch cannot compute on {device!r} here: {reason}") from error
+
+
+def as_tensor(values: npt.NDArray[Any]) -> Tensor:
+    """`values` where networks compute."""
+    return torch.from_numpy(values).to(_computing_on)
 
 
 class IntegerConv(nn.Module):  # type: ignore[misc]

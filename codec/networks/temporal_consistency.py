@@ -28,7 +28,7 @@ from codec.errors import BitstreamError
 from codec.frames import Frames
 from codec.networks import enhancement
 from codec.networks.enhancement import CHANNELS, INPUTS, from_phases, network_input, stack_planes
-from codec.networks.exact import IntegerConv, built, load_integers, shift_down
+from codec.networks.exact import IntegerConv, as_tensor, built, load_integers, shift_down
 
 WIDTH = 16
 BLOCKS = 2
@@ -75,10 +75,12 @@ def consistent(
 ) -> list[Frames]:
     """One of a scene's frames, blended everywhere, for each of the weights. Call it within `exact_arithmetic`."""
     planes = stack_planes(frames[index : index + 1])
-    residual = network(torch.from_numpy(enhancer_input(frames, index))[None].float())[0]
+    values = as_tensor(enhancer_input(frames, index))[None].float()
+    residual = network.to(values.device)(values)[0]
     found = []
     for weight in weights:
-        better = shift_down(residual * weight, RESIDUAL_BITS + WEIGHT_BITS).to(torch.int16).numpy() + planes
+        correction = shift_down(residual * weight, RESIDUAL_BITS + WEIGHT_BITS).to(torch.int16)
+        better = correction.cpu().numpy() + planes
         out = np.clip(better, 0, 255).astype(np.uint8)
         found.append(Frames(from_phases(out[:4], *frames.y.shape[1:])[None], out[4:5], out[5:6]))
     return found

@@ -49,12 +49,14 @@ if TYPE_CHECKING:
     from codec.strategies.elementary import ElementaryStrategy
 
 SIZE = 256
-GROUPS, PATCHES, PATCH = 6, 4, 48
+PATCH = 48
 RIDGE = 1e-3
 # PSNR-YUV's weights, with luma a little heavier
 PLANE_WEIGHTS = (0.8, 0.1, 0.1)
 
 Group = tuple[npt.NDArray[np.int8], npt.NDArray[np.int16]]
+# all groups: [G, T, 14, h + margins, w + margins] and [G, T, 6, h, w]
+Groups = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Recipe:
     clips, count           how many, of how many frames
     kept                   frames that are looked at: key frames and all layers of the pyramid
     steps                  of the optimizer
+    groups, patches        how many groups it sees at a time, and how many patches of each
     plain                  whether the fit in the loss has the candidates that need no network, as the decoder has
     listed                 whether clips are made of the photographs listed, not of those that scikit-image carries
     """
@@ -78,6 +81,8 @@ class Recipe:
     count: int = 9
     kept: tuple[int, ...] = (0, 1, 3, 4, 6)
     steps: int = 2200
+    groups: int = 6
+    patches: int = 4
     plain: bool = False
     listed: bool = False
 
@@ -99,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=SHIPPED_NAMES)
     parser.add_argument("--photographs", type=Path, metavar="FOLDER", help="where the listed photographs are")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the optimizer works")
     order = parser.parse_args()
     torch.set_num_threads(1)
     for name in order.names:
@@ -111,7 +117,7 @@ def main() -> None:
             photographs = listed_photographs(order.photographs) if recipe.listed else carried_photographs()
         except FileNotFoundError as error:
             parser.error(str(error))
-        network = train(NETWORKS[name], coded_groups(recipe, photographs), recipe)
+        network = train(NETWORKS[name], stacked(coded_groups(recipe, photographs)), recipe, order.device)
         SHIPPED.mkdir(exist_ok=True)
         stored: dict[str, Any] = {key: shrunk(values) for key, values in integers_of(network).items()}
         np.savez_compressed(target, **stored)
@@ -140,15 +146,26 @@ def coded_groups(recipe: Recipe, photographs: Photographs) -> list[Group]:
     return groups
 
 
+def stacked(groups: list[Group]) -> Groups:
+    inputs, lacking = (torch.from_numpy(np.stack(parts)) for parts in zip(*groups, strict=True))
+    return inputs, lacking
+
+
 def _kept(clip: Frames | Remainders, recipe: Recipe) -> npt.NDArray[Any]:
     return np.stack([stack_planes(clip[frame : frame + 1]) for frame in recipe.kept])
 
 
-def train(kind: Callable[[], nn.Module], groups: list[Group], recipe: Recipe, seed: int = 1) -> nn.Module:
-    """A network fitted to the groups: the same on every run of one machine. Prints the gain in dB as it goes."""
+def train(
+    kind: Callable[[], nn.Module], groups: Groups, recipe: Recipe, device: str = "cpu", seed: int = 1
+) -> nn.Module:
+    """A network fitted to the groups: on a processor the same on every run. Prints the gain in dB as it goes."""
     torch.manual_seed(seed)
+    # TF32 holds what these convolutions multiply exactly: integers of up to 8 bits.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
     rng = np.random.default_rng(seed)
-    network: Any = kind()
+    network: Any = kind().to(device)
+    inputs, lacking = (part.to(device) for part in groups)
+    weights = torch.tensor(PLANE_WEIGHTS, device=device)
     with torch.no_grad():
         weight = network.head.conv.weight
         weight -= weight.mean((1, 2, 3), keepdim=True)
@@ -156,13 +173,13 @@ def train(kind: Callable[[], nn.Module], groups: list[Group], recipe: Recipe, se
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=recipe.steps, pct_start=0.1)
     clock, gains = time.monotonic(), []
     for step in range(recipe.steps):
-        inputs, missing = batch(groups, rng)
-        plain = limited_differences(inputs) if recipe.plain else None
-        remaining = squared_error_after_fit(network(inputs), plain, missing)
-        before = missing.square().flatten(2).reshape(GROUPS, PATCHES, 6, -1).mean((1, 3))
+        seen, missing = batch(inputs, lacking, recipe, rng)
+        plain = limited_differences(seen) if recipe.plain else None
+        remaining = squared_error_after_fit(network(seen), plain, missing, recipe)
+        before = missing.square().flatten(2).reshape(recipe.groups, recipe.patches, 6, -1).mean((1, 3))
         before = torch.stack([before[:, :4].mean(1), before[:, 4], before[:, 5]], 1)
         log_ratio = torch.log10((remaining + 0.05) / (before + 0.05))
-        loss = (log_ratio * torch.tensor(PLANE_WEIGHTS)).sum(1).mean()
+        loss = (log_ratio * weights).sum(1).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.3)
@@ -174,36 +191,40 @@ def train(kind: Callable[[], nn.Module], groups: list[Group], recipe: Recipe, se
             seconds = time.monotonic() - clock
             sys.stdout.write(f"step {step + 1}: Y {y:.3f} U {u:.3f} V {v:.3f} dB, {seconds:.0f} s\n")
             sys.stdout.flush()
-    return network
+    return network.cpu()
 
 
-def batch(groups: list[Group], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Network inputs and what they lack, float [GROUPS · PATCHES, 14 and 6, ...]."""
-    inputs, missing = [], []
-    for _ in range(GROUPS):
-        coded, lacking = groups[int(rng.integers(len(groups)))]
-        for _ in range(PATCHES):
-            frame = int(rng.integers(len(coded)))
-            top, left = rng.integers(0, SIZE // 2 - PATCH + 1, 2)
-            inputs.append(coded[frame, :, top : top + PATCH + 2 * MARGIN, left : left + PATCH + 2 * MARGIN])
-            missing.append(lacking[frame, :, top : top + PATCH, left : left + PATCH])
-    return torch.from_numpy(np.stack(inputs)).float(), torch.from_numpy(np.stack(missing)).float() / 2**REMAINDER_BITS
+def batch(inputs: Tensor, lacking: Tensor, recipe: Recipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Network inputs and what they lack, float [groups · patches, 14 and 6, ...]."""
+    group = rng.integers(len(inputs), size=recipe.groups).repeat(recipe.patches)
+    frame = rng.integers(inputs.shape[1], size=len(group))
+    corners = rng.integers(0, SIZE // 2 - PATCH + 1, (2, len(group)))
+
+    def cut(planes: Tensor, side: int) -> Tensor:
+        rows, columns = (torch.from_numpy(corner[:, None] + np.arange(side)) for corner in corners)
+        first, second = (torch.from_numpy(index)[:, None, None] for index in (group, frame))
+        where = [index.to(planes.device) for index in (first, second, rows[:, :, None], columns[:, None, :])]
+        return planes[where[0], where[1], :, where[2], where[3]].movedim(3, 1).float()
+
+    return cut(inputs, PATCH + 2 * MARGIN), cut(lacking, PATCH) / 2**REMAINDER_BITS
 
 
-def squared_error_after_fit(found: Tensor, plain: Tensor | None, missing: Tensor) -> Tensor:
-    """Mean squared error [GROUPS, 3] of Y, U and V that each group's best combination leaves."""
+def squared_error_after_fit(found: Tensor, plain: Tensor | None, missing: Tensor, recipe: Recipe) -> Tensor:
+    """Mean squared error [groups, 3] of Y, U and V that each group's best combination leaves."""
     results = []
+    groups, patches = recipe.groups, recipe.patches
     for planes in (slice(0, 4), slice(4, 5), slice(5, 6)):
         luma = planes.stop == 4 and plain is not None
         candidates = (torch.cat([found[:, planes], plain], 2) if luma else found[:, planes]) / 2**RESIDUAL_BITS
         used = CANDIDATES if luma else NETWORK_CANDIDATES
-        design = candidates.transpose(1, 2).reshape(GROUPS, PATCHES, used, -1)
-        design = design.transpose(1, 2).reshape(GROUPS, used, -1)
-        target = missing[:, planes].reshape(GROUPS, 1, -1)
+        design = candidates.transpose(1, 2).reshape(groups, patches, used, -1)
+        design = design.transpose(1, 2).reshape(groups, used, -1)
+        target = missing[:, planes].reshape(groups, 1, -1)
         samples = target.shape[-1]
         power = design @ design.transpose(1, 2) / samples
         match = design @ target.transpose(1, 2) / samples
-        ridge = RIDGE * (1 + power.diagonal(dim1=1, dim2=2).mean(1))[:, None, None] * torch.eye(used)
+        unit = torch.eye(used, device=power.device)
+        ridge = RIDGE * (1 + power.diagonal(dim1=1, dim2=2).mean(1))[:, None, None] * unit
         gains = torch.linalg.solve(power + ridge, match)
         results.append((target - gains.transpose(1, 2) @ design).square().mean((1, 2)))
     return torch.stack(results, 1)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from codec.errors import BitstreamError
-from codec.networks.exact import IntegerConv, built, load_integers, shift_down
+from codec.networks.exact import IntegerConv, as_tensor, built, load_integers, shift_down
 
 CHANNELS = 6  # four luma phases, U, V
 CONDITIONS = 4
@@ -87,8 +87,9 @@ def generated(
     network: LightweightVideoGenerator, prediction: npt.NDArray[np.uint8], seen: npt.NDArray[np.int8]
 ) -> npt.NDArray[np.uint8]:
     """The prediction [6, h, w] plus the network's residual. Call it within `exact_arithmetic`."""
-    residual = shift_down(network(torch.from_numpy(seen)[None].float())[0], RESIDUAL_BITS)
-    better: npt.NDArray[np.int16] = residual.to(torch.int16).numpy() + prediction
+    values = as_tensor(seen)[None].float()
+    residual = shift_down(network.to(values.device)(values)[0], RESIDUAL_BITS)
+    better: npt.NDArray[np.int16] = residual.to(torch.int16).cpu().numpy() + prediction
     return np.clip(better, 0, 255).astype(np.uint8)
 
 

@@ -157,15 +157,13 @@ def _fit(
 
 
 def _picture(network: LightweightIFrameDecoder, grids: list[Grid], video: VideoFormat) -> Frames:
-    import torch
-
     from codec.networks.auto_decoder import joined
     from codec.networks.enhancement import from_phases
-    from codec.networks.exact import exact_arithmetic
+    from codec.networks.exact import as_tensor, exact_arithmetic
 
     with exact_arithmetic():
-        latents = [torch.from_numpy(grid)[None].float() for grid in grids]
-        planes = network(joined(latents))[0].clamp(0, 255).to(torch.uint8).numpy()
+        latents = [as_tensor(grid)[None].float() for grid in grids]
+        planes = network.to(latents[0].device)(joined(latents))[0].clamp(0, 255).byte().cpu().numpy()
     return Frames(from_phases(planes[:4], video.height, video.width)[None], planes[4:5], planes[5:6])
 
 
@@ -189,14 +187,12 @@ def _common_shift(values: Grid) -> int:
 
 def _cheaper_weights(fitted: IFrameVAE, targets: npt.NDArray[np.float32], price: float) -> Weights:
     """The fitted weights, each tensor in the coarsest step whose bits saved outweigh the error added."""
-    import torch
-
     from codec.networks.auto_decoder import LightweightIFrameDecoder, joined
-    from codec.networks.exact import built, exact_arithmetic, integers_of, load_integers
+    from codec.networks.exact import as_tensor, built, exact_arithmetic, integers_of, load_integers
 
-    latents = [torch.from_numpy(np.stack(level)).float() for level in zip(*fitted.grids(), strict=True)]
-    wanted = torch.from_numpy(targets)
-    network: LightweightIFrameDecoder = built(LightweightIFrameDecoder)
+    latents = [as_tensor(np.stack(level)).float() for level in zip(*fitted.grids(), strict=True)]
+    wanted = as_tensor(targets)
+    network: LightweightIFrameDecoder = built(LightweightIFrameDecoder).to(wanted.device)
 
     def cost(weights: Weights) -> float:
         load_integers(network, weights)

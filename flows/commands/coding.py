@@ -50,12 +50,24 @@ class EncodeOrder:
     workers  scenes coded side by side
     report   a .json file to tell what was tried and why
     audio    whether the source's sound is copied into the file; rates count the pictures alone
+    device   where networks compute: "cpu" or "cuda"
     """
 
     target: Target | None = None
     workers: int = 1
     report: Path | None = None
     audio: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class DecodeOrder:
+    """What `decode_file` is asked: to check hashes, to go on after damage, to write the sound, on which device."""
+
+    verify: bool = False
+    conceal: bool = False
+    audio: bool = True
+    device: str = "cpu"
 
 
 def encode_file(
@@ -63,6 +75,7 @@ def encode_file(
 ) -> str:
     """Compress `source` into `out`; the line to print. Raises BadInputError, also where `out` is no .evc name."""
     order = order or EncodeOrder()
+    _compute_on(order.device)
     if out.suffix.lower() != ".evc":
         raise BadInputError(f"{out}: encode writes .evc files; give a name that ends in .evc")
     for written in (out, order.report):
@@ -90,22 +103,21 @@ def encode_file(
     return f"{out}: {frames} in {scenes}, {size} bytes, {rate:.1f} kbps{asked}{sound}"
 
 
-def decode_file(
-    source: Path, out: Path, console: Console, warn: Warn, *, verify: bool, conceal: bool, audio: bool
-) -> tuple[str, bool]:
+def decode_file(source: Path, out: Path, console: Console, warn: Warn, order: DecodeOrder) -> tuple[str, bool]:
     """Decompress `source` into `out`; the line to print and whether anything was lost (never without `conceal`).
 
     A lost scene is mid-grey for the length that its header gives, so that everything after it keeps its place. Damage
     that leaves no way to the next scene makes all the rest grey, as far as the file's header counts.
     """
     _refuse_same_file(source, out)
+    _compute_on(order.device)
     with open_evc(source) as file, TemporaryFile() as sound:
         header = EvcReader(file).header
-        has_sound = audio and _audio_of(EvcReader(file), out, sound, warn, conceal=conceal)
+        has_sound = order.audio and _audio_of(EvcReader(file), out, sound, warn, conceal=order.conceal)
         lost: list[SceneEntry | LostEnd] = []
 
         def frames(advance_to: Callable[[int], None]) -> Iterator[Frames]:
-            for scene in DecodingAgent().decode(file, verify=verify, conceal=conceal):
+            for scene in DecodingAgent().decode(file, verify=order.verify, conceal=order.conceal):
                 if scene.frames is None:
                     lost.append(scene.entry)
                     warn(f"{source}: {scene.error}; {_what_is_shown(scene.entry)}")
@@ -117,12 +129,19 @@ def decode_file(
         track = AudioTrack(sound) if has_sound else nullcontext()
         with _bar(console, "decoding", header.frame_count) as advance_to, track as audio_track:
             count = write_video(out, header.video, frames(advance_to), audio_track)
-    verified = ", every scene verified" if verify and not lost else ""
+    verified = ", every scene verified" if order.verify and not lost else ""
     scenes = sum(isinstance(entry, SceneEntry) for entry in lost)
     losses = (f", {_counted(scenes, 'scene')} lost" if scenes else "") + (
         ", its end lost" if len(lost) > scenes else ""
     )
     return f"{out}: {count} frames{verified}{losses}", bool(lost)
+
+
+def _compute_on(device: str) -> None:
+    if device != "cpu":  # where they do anyway: torch is not imported for it
+        from codec.networks.exact import compute_on
+
+        compute_on(device)
 
 
 def describe_file(source: Path) -> dict[str, Any]:

@@ -32,6 +32,15 @@ PROBES = [
     Probe("udp socket", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"),
     Probe("netlink socket", "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)"),
     Probe("socket pair", "socket.socketpair()"),
+    Probe(
+        "packet socket at a path",
+        "socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).bind(folder + '/socket'); os.unlink(folder + '/socket')",
+    ),
+    Probe(
+        "packet socket to another",
+        "one, other = (socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2));"
+        "name = f'\\0evocodec-{os.getpid()}'; one.bind(name); one.listen(); other.connect(name)",
+    ),
     Probe("metadata address", "socket.create_connection(('169.254.169.254', 80), 1)", harmless=False),
     # reading what is not the candidate's
     Probe("a user's file", "open(folder + '/secret').read()"),
@@ -53,6 +62,8 @@ PROBES = [
     Probe("temporary file", "tempfile.TemporaryFile()", otherwise="2"),
     Probe("file in memory folder", "open('/dev/shm/evocodec-probe', 'w'); os.unlink('/dev/shm/evocodec-probe')"),
     Probe("file in working folder", "open('here', 'w')"),
+    Probe("parent's name", "open(f'/proc/{os.getppid()}/comm', 'w')"),
+    Probe("a thread's name", "open(f'/proc/self/task/{threading.get_native_id()}/comm', 'w')"),
     Probe("unnamed file", "os.open(folder, os.O_TMPFILE | os.O_RDWR)"),
     Probe("append", "open(folder + '/secret', 'a')"),
     Probe("truncate by path", "os.truncate(folder + '/secret', 3)"),
@@ -147,7 +158,7 @@ PROBES += [
 ]
 
 COMMON = """
-import ctypes, fcntl, mmap, os, resource, socket, struct, subprocess, tempfile
+import ctypes, fcntl, mmap, os, resource, socket, struct, subprocess, tempfile, threading
 
 def buffer(content, size=None):
     return ctypes.create_string_buffer(content) if size is None else ctypes.create_string_buffer(content, size)

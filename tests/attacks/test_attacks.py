@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,15 +47,26 @@ def test_a_quiet_attack_is_refused_to_both_agents(probe: Probe, probed: Probed) 
         assert found[role, probe.name] in REFUSALS | {probe.otherwise}
 
 
+# What a driver does for its own process, which nobody else can reach …
+ALLOWED_WITH_A_GPU = {"shared memory without a file", "a thread's name"}
+# … and what it is told without anything being done.
+NOT_THERE_WITH_A_GPU = {"removal", "packet socket to another"}
+
+
 def test_the_gpu_profile_refuses_the_same() -> None:
-    """But for memory that a driver shares with its process, which nobody else can reach. Needs no GPU."""
+    """But for a few things that CUDA does not start without. Needs no GPU."""
     with open_folder() as folder:
         evaluation, found = probe_with(SandboxIsolation(LIMITS, "gpu"), folder, PROBES)
+        assert [path.name for path in folder.iterdir()] == ["secret"]
+        assert (folder / "secret").read_text() == "secret"
     assert evaluation.status == "measured", evaluation.reason
-    allowed = {"shared memory without a file"}
     for probe in PROBES:
         for role in ("encode", "decode"):
-            expected = {"worked"} if probe.name in allowed else REFUSALS | {probe.otherwise}
+            expected = REFUSALS | {probe.otherwise}
+            if probe.name in ALLOWED_WITH_A_GPU:
+                expected = {"worked"}
+            elif probe.name in NOT_THERE_WITH_A_GPU:
+                expected = {str(errno.ENOENT)}
             assert found[role, probe.name] in expected, probe.name
 
 

@@ -1,7 +1,7 @@
 """The gpu profile with stand-ins for NVIDIA's devices: it is chosen, reaches these devices, and no other.
 
 They have the numbers of null and zero, in a /dev of a mount namespace. A null device answers a driver's ioctl with
-ENOTTY, which shows that the call went through. What a driver makes of such calls is not seen here.
+ENOTTY, which shows that the call went through. Where the machine has a GPU, CUDA itself is started in the profile.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from loud import clip
 
+from tasks.campaign import Limits
+from tasks.execute.isolation import Job, SandboxIsolation
 from tasks.execute.sandbox import layers
 from tasks.execute.sandbox.landlock import abi
 
@@ -48,9 +51,13 @@ ATTEMPTS = {
     "call of another driver": "fcntl.ioctl(os.open('/dev/null', os.O_RDONLY), 0xC020462A, bytes(32))",
     "making a device": "os.mknod('/dev/nvidia1', 0o20666, os.makedev(195, 1))",
     "making a file": "os.open('/dev/nvidia1', os.O_RDWR | os.O_CREAT)",
+    "making a file as threads are named": "open('/dev/nvidia1', 'w')",
+    "overwriting what can be read": "open(os.__file__, 'w')",
+    "naming a thread": "open(f'/proc/self/task/{threading.get_native_id()}/comm', 'w')",
+    "naming the parent": "open(f'/proc/{os.getppid()}/comm', 'w')",
 }
 ENCODER = """
-import fcntl, json, mmap, os
+import fcntl, json, mmap, os, threading
 def compress_video_tensor(frames, config, device):
     found = {}
     for name, source in config["attempts"].items():
@@ -111,6 +118,10 @@ def test_a_candidate_reaches_nvidias_devices_and_no_other() -> None:
         "call of another driver": errno.EACCES if abi() >= 5 else errno.ENOTTY,
         "making a device": errno.EPERM,
         "making a file": errno.EPERM,
+        "making a file as threads are named": errno.EACCES,
+        "overwriting what can be read": errno.EACCES,
+        "naming a thread": 0,
+        "naming the parent": errno.EACCES,
     }
 
 
@@ -127,3 +138,22 @@ def test_the_doctor_enters_the_profile_that_candidates_will() -> None:
     command = [sys.executable, "-I", "-B", "-c", DOCTOR, str(ROOT)]
     for devices, profile in ((STAND_INS, "gpu"), ({}, "cpu")):
         assert f"ok=True, text='entered (profile {profile})" in beside(devices, *command)
+
+
+CONVOLVING = """
+import torch
+def compress_video_tensor(frames, config, device):
+    ones = torch.ones(8, 8, 3, 3, device="cuda")
+    found = torch.nn.functional.conv2d(torch.ones(1, 8, 64, 64, device="cuda"), ones)
+    return {"compressed_data": str(int(found.sum())).encode()}
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="needs an NVIDIA GPU")
+def test_cuda_starts_in_the_profile() -> None:
+    arguments = {"config": {}, "width": 16, "height": 16}
+    limits = Limits(memory_mb=8192, encode_seconds=60, decode_seconds=60)
+    job = Job("encode", {"encoder.py": CONVOLVING}, clip().planar, arguments, 60, 10**6)
+    outcome = SandboxIsolation(limits, "gpu").run(job)
+    assert outcome.status == "ok", outcome.reason + outcome.log
+    assert int(outcome.output) == 8 * 8 * 9 * 62 * 62

@@ -17,7 +17,7 @@ LIBRARY = ctypes.util.find_library("seccomp")
 def test_a_table_has_every_call_that_the_machine_has(machine: str) -> None:
     resolve = ctypes.CDLL(LIBRARY).seccomp_syscall_resolve_name_arch
     architecture, numbers = ARCHITECTURES[machine]
-    named = {*ALWAYS, *STARTING, *UNKNOWN, *conditions(0, with_programs=True)}
+    named = {*ALWAYS, *STARTING, *UNKNOWN, *conditions(0, with_devices=True, with_programs=True)}
     known = {name: resolve(ctypes.c_uint32(architecture), name.encode()) for name in named}
     assert numbers == {name: number for name, number in known.items() if number >= 0}
     assert SECCOMP_NUMBERS[machine] == resolve(ctypes.c_uint32(architecture), b"seccomp")

@@ -23,7 +23,7 @@ from rich.console import Console
 from codec.bitstream import MAX_SCENE_FRAMES, MAX_SIDE, EvcReader, EvcWriter, most_scene_frames
 from codec.errors import BitstreamError
 from codec.frames import VideoFormat
-from flows.commands.coding import decode_file
+from flows.commands.coding import DecodeOrder, decode_file
 from tests.codec.golden_file import FRAMES, GOLDEN, HEIGHT, WIDTH
 
 SECONDS = 20  # for one file, on a machine that may be busy
@@ -120,7 +120,7 @@ def main(first: int, count: int) -> None:
             source.write_bytes(stream(number))
             signal.alarm(SECONDS)  # its default action ends the process, also within C code
             try:
-                _, lost = decode_file(source, out, console, lambda _: None, verify=False, conceal=True, audio=True)
+                _, lost = decode_file(source, out, console, lambda _: None, DecodeOrder(conceal=True))
                 whole, lossy = whole + (not lost), lossy + lost
             except BitstreamError:
                 refused += 1

@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from codec import strategies
 from codec.bitstream import EvcReader
 from codec.decoding_agent import DecodingAgent
+from codec.networks.exact import compute_on
 from tests.codec.golden_file import GOLDEN, SCENES
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,15 @@ def test_a_scene_of_the_golden_file_is_reached_without_those_before_it() -> None
     reader = EvcReader(io.BytesIO(GOLDEN.read_bytes()))
     for entry in reversed(list(reader.scenes())):
         assert len(DecodingAgent().decode_scene(reader, entry, verify=True)) == entry.frame_count
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+def test_a_gpu_decodes_the_golden_file_to_the_same_frames() -> None:
+    try:
+        compute_on("cuda")
+        assert len(list(DecodingAgent().decode(io.BytesIO(GOLDEN.read_bytes()), verify=True))) == len(SCENES)
+    finally:
+        compute_on("cpu")
 
 
 def survive(first: int, count: int, timeout: float) -> None:

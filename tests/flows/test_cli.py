@@ -212,6 +212,12 @@ def test_truncated_evc(evocodec: Evocodec, evc: Path, tmp_path: Path) -> None:
     one_line(evocodec("info", cut), 2, "cut.evc")
 
 
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there_is_bad_input(evocodec: Evocodec, evc: Path, tmp_path: Path) -> None:
+    one_line(evocodec("decode", evc, "out.y4m", "--device", "cuda"), 2, "cannot compute on 'cuda'")
+    assert not (tmp_path / "out.y4m").exists()
+
+
 def test_damaged_evc_is_noticed(evocodec: Evocodec, evc: Path, tmp_path: Path) -> None:
     data = bytearray(evc.read_bytes())
     data[-30] ^= 0xFF

@@ -279,9 +279,8 @@ def _quantised(gains: Reals) -> Integers:
 
 def _frame_sums(residuals: torch.Tensor, one: View, frames: Frames, video: VideoFormat) -> tuple[Reals, ...]:
     """The fields of `Sums` for one frame; products of integers in doubles, so exact."""
-    import torch
-
     from codec.networks.enhancement import RESIDUAL_BITS, stack_planes
+    from codec.networks.exact import as_tensor
 
     missing = stack_planes(frames[one.index : one.index + 1]).astype(np.float64) - one.planes
     taken = one.taken / 2**REMAINDER_BITS
@@ -290,7 +289,7 @@ def _frame_sums(residuals: torch.Tensor, one: View, frames: Frames, video: Video
     for channels, weight in zip((slice(0, 4), slice(4, 5), slice(5, 6)), plane_weights(video), strict=True):
 
         def in_blocks(values: Reals, channels: slice = channels) -> torch.Tensor:
-            return _in_blocks(torch.from_numpy(values[channels])[:, None], video)
+            return _in_blocks(as_tensor(values[channels])[:, None], video)
 
         design = _in_blocks(real[channels], video)
         target, shown, spread = in_blocks(missing - taken), in_blocks(missing), in_blocks(taken)
@@ -300,7 +299,7 @@ def _frame_sums(residuals: torch.Tensor, one: View, frames: Frames, video: Video
         settled, grain = _after_a_correction(rounding, (spread * spread).sum((1, 2)), ROUNDING * samples)
         match, power = (design @ target.transpose(1, 2))[..., 0], design @ design.transpose(1, 2)
         parts.append([weight * part for part in (error, rounding, settled, grain, match, power)])
-    return tuple(np.stack([part.numpy() for part in kind], 1) for kind in zip(*parts, strict=True))
+    return tuple(np.stack([part.cpu().numpy() for part in kind], 1) for kind in zip(*parts, strict=True))
 
 
 def _after_a_correction(

@@ -39,9 +39,18 @@ SYSTEM_LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/loc
 # Kernel facts that C libraries ask for: how many cores there are, where random bytes and zeros come from.
 SYSTEM_FACTS: Final = ("/sys/devices/system/cpu", "/proc/cpuinfo", "/proc/meminfo", "/dev/urandom", "/dev/zero")
 NULL: Final = "/dev/null"
-# What CUDA's user-space driver opens. This profile is written from NVIDIA's documentation of container devices.
+# What CUDA's user-space driver opens, as traced on an H100 and an H200 with driver 580.
 GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/nvidia-uvm", *(f"/dev/nvidia{index}" for index in range(16)))
-GPU_FACTS: Final = ("/proc/driver/nvidia", "/sys/module/nvidia", "/sys/bus/pci", "/sys/devices/system/node")
+GPU_FACTS: Final = (
+    *("/proc/driver/nvidia", "/proc/devices", "/sys/module/nvidia"),
+    *("/sys/devices/system/node", "/sys/devices/system/memory", "/proc/sys/vm/mmap_min_addr"),
+    # Of the process itself: where its libraries lie, which memory it may have.
+    *("/proc/self/maps", "/proc/self/status"),
+    # Where some hosts mount the driver's libraries.
+    "/usr/local/nvidia",
+)
+# The driver gives its threads names, or does not start. What is written here goes with the process.
+GPU_THREADS: Final = "/proc/self/task"
 
 # What the kernel starts before a dynamically linked program: glibc's, by machine.
 LOADERS: Final = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1")
@@ -66,14 +75,17 @@ def enter(profile: Profile, parent_pid: int) -> None:
 
     readable = [*_python_paths(), *codec.__path__, *SYSTEM_LIBRARIES, *SYSTEM_FACTS, NULL]
     usable: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
     if profile == "gpu":
-        readable += GPU_FACTS
-        usable = GPU_DEVICES
+        # A link by the card's address leads to what the kernel says of it.
+        cards = [f"/sys/bus/pci/devices/{address}" for address in _names_in("/proc/driver/nvidia/gpus")]
+        readable += [*GPU_FACTS, *cards]
+        usable, writable = GPU_DEVICES, (GPU_THREADS,)
     privileges.drop_root(_python_paths())
     # Changing the uid makes the kernel forget that this process is to die with its parent.
     privileges.die_with(parent_pid)
     privileges.forbid_gaining()
-    landlock.restrict(readable, usable)
+    landlock.restrict(readable, usable, writable=writable)
     seccomp.restrict(with_devices=profile == "gpu")
     self_test()
 
@@ -145,6 +157,10 @@ def _around(path: Path, closed: Collection[Path]) -> Iterator[str]:
         for entry in path.iterdir():
             if not entry.is_symlink():
                 yield from _around(entry, closed)
+
+
+def _names_in(folder: str) -> list[str]:
+    return [entry.name for entry in Path(folder).iterdir()] if Path(folder).is_dir() else []
 
 
 def _python_paths() -> list[str]:

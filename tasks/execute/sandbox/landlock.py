@@ -26,6 +26,7 @@ EXECUTE: Final = 1 << 0
 WRITE_FILE: Final = 1 << 1
 READ_FILE: Final = 1 << 2
 READ_DIR: Final = 1 << 3
+TRUNCATE: Final = 1 << 14
 IOCTL_DEV: Final = 1 << 15
 
 # How many file rights each ABI knows, from the lowest bit on. All are handled, and so refused where no rule grants
@@ -64,10 +65,12 @@ def state() -> tuple[bool, str]:
     return True, f"ABI {version}{covered}"
 
 
-def restrict(readable: Iterable[str], usable: Iterable[str] = (), executable: Iterable[str] = ()) -> None:
+def restrict(
+    readable: Iterable[str], usable: Iterable[str] = (), executable: Iterable[str] = (), writable: Iterable[str] = ()
+) -> None:
     """Let this process read `readable`, with all that lies beneath, use the devices `usable`, and nothing else.
 
-    `executable` are single files, to be read and executed.
+    `executable` are single files, to be read and executed; files in folders of `writable` can be written, not made.
 
     Paths that do not exist are left out: machines differ in where libraries lie. Raises SandboxError.
     """
@@ -83,6 +86,8 @@ def restrict(readable: Iterable[str], usable: Iterable[str] = (), executable: It
                 _allow(ruleset, path, READ_FILE | READ_DIR)
             for path in usable:
                 _allow(ruleset, path, (READ_FILE | WRITE_FILE | IOCTL_DEV) & handled)
+            for path in writable:
+                _allow(ruleset, path, (WRITE_FILE | TRUNCATE) & handled)
             for path in executable:
                 _allow(ruleset, path, READ_FILE | EXECUTE)
             syscall(RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))

@@ -141,6 +141,10 @@ THREAD_FLAGS: Final = (0x3D0F00, 0x7D0F00)
 # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC: creating and truncating are refused here because Landlock below ABI 3 lets a
 # readable file be truncated. O_TMPFILE needs one of the first two.
 WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+# AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, the default protocol
+DRIVERS_SOCKET: Final = (1, 0x80005, 0)
+# fopen's "w" and "we"
+FOPEN_W: Final = tuple(os.O_WRONLY | os.O_CREAT | os.O_TRUNC | more for more in (0, os.O_CLOEXEC))
 # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC: no locks, and no F_SETOWN, which sends signals.
 FCNTL: Final = (0, 1, 2, 3, 4, 1030)
 # TCGETS, FIONBIO, FIONREAD, FIONCLEX, FIOCLEX: Python asks the first of every file it opens.
@@ -201,14 +205,16 @@ class OneOf:
 
 @dataclass(frozen=True)
 class NoneOf:
-    """Allowed where an argument has no bit of `mask`."""
+    """Allowed where an argument has no bit of `mask`, or is one of `but`."""
 
     argument: int
     mask: int
+    but: tuple[int, ...] = ()
 
     def instructions(self) -> list[_Instruction]:
         return [
             _load_argument(self.argument),
+            *(step for value in self.but for step in ((JUMP_EQUAL, 0, 1, value), (RETURN, 0, 0, ALLOW))),
             (JUMP_ANY_BIT, 0, 1, self.mask),
             (RETURN, 0, 0, REFUSE | errno.EPERM),
             (RETURN, 0, 0, ALLOW),
@@ -232,7 +238,32 @@ class NotAllOf:
         ]
 
 
-Condition = OneOf | NoneOf | NotAllOf
+@dataclass(frozen=True)
+class Exactly:
+    """Allowed where each of the arguments, counted from 0, is this one value."""
+
+    values: tuple[int, ...]
+
+    def instructions(self) -> list[_Instruction]:
+        tests = [
+            step
+            for argument, value in enumerate(self.values)
+            for step in (_load_argument(argument), (JUMP_EQUAL, 1, 0, value), (RETURN, 0, 0, REFUSE | errno.EPERM))
+        ]
+        return [*tests, (RETURN, 0, 0, ALLOW)]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Never made; the caller is told this errno, or with 0 that all went well."""
+
+    errno: int
+
+    def instructions(self) -> list[_Instruction]:
+        return [(RETURN, 0, 0, REFUSE | self.errno)]
+
+
+Condition = OneOf | NoneOf | NotAllOf | Exactly | Answer
 
 
 def conditions(pid: int, *, with_devices: bool = False, with_programs: bool = False) -> dict[str, Condition]:
@@ -251,9 +282,18 @@ def conditions(pid: int, *, with_devices: bool = False, with_programs: bool = Fa
     }
     if with_devices:
         # The driver's own calls are ioctls on its devices, which it opens for writing and shares memory with. Landlock
-        # decides which devices those are. Written from the driver's interface; not exercised by the tests.
+        # decides which devices those are. What else it does not start without, an H100's told by refusing it:
         found |= {"ioctl": NoneOf(1, 0), "mmap": NoneOf(3, 0)}
-        found |= {"open": NoneOf(1, os.O_CREAT | os.O_TRUNC), "openat": NoneOf(2, os.O_CREAT | os.O_TRUNC)}
+        # It names its threads through files of /proc, opened as fopen does for "w". Landlock of every version refuses
+        # that where nothing may be written.
+        making = os.O_CREAT | os.O_TRUNC
+        found |= {"open": NoneOf(1, making, FOPEN_W), "openat": NoneOf(2, making, FOPEN_W)}
+        # It listens at an abstract address of its own; at a path, Landlock refuses it. Nobody answers: no process may
+        # connect.
+        found |= {"socket": Exactly(DRIVERS_SOCKET), "bind": NoneOf(1, 0), "listen": NoneOf(1, 0)}
+        # It asks for NVIDIA's multi-process service, and clears away what was never there.
+        gone = Answer(errno.ENOENT)
+        found |= {"setsockopt": Answer(0), "connect": gone, "unlink": gone, "unlinkat": gone}
     if with_programs:
         found |= {"clone": OneOf(0, (*THREAD_FLAGS, FORK_FLAGS)), "prctl": OneOf(0, PRCTL + STARTING_PRCTL)}
         found |= {"arch_prctl": OneOf(0, ARCH_PRCTL)}

@@ -3,10 +3,12 @@
 import torch
 
 from codec.decoding_agent import decode_bytes
+from codec.networks.exact import compute_on
 
 
 def decompress_video_tensor(compressed_data: bytes, config: dict, device: str) -> dict:
     """All frames of one .evc file, chroma replicated to full size. `config` is not needed: the file says it all."""
+    compute_on(device)
     video, frames = decode_bytes(compressed_data)
     planes = [torch.from_numpy(frames.y)]
     for chroma in (frames.u, frames.v):

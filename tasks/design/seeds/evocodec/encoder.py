@@ -8,10 +8,12 @@ import torch
 from codec.config import CodecConfig
 from codec.encoding_agent import EncodingAgent
 from codec.frames import ColorDescription, Frames, VideoFormat
+from codec.networks.exact import compute_on
 
 
 def compress_video_tensor(frames: torch.Tensor, config: dict, device: str) -> dict:
     """One .evc file. `config` holds CodecConfig's settings; from the harness `quality`, `frame_rate` and `color`."""
+    compute_on(device)
     pixels = frames[0].numpy()
     settings = dict(config)
     rate = Fraction(settings.pop("frame_rate", "25"))
