@@ -17,7 +17,7 @@ from codec.bitstream import EvcReader
 from codec.complexity import count_module_operations, count_operations, per_1080p_frame
 from codec.decoding_agent import DecodingAgent
 from codec.networks.auto_decoder import CHANNELS, LightweightIFrameDecoder
-from codec.networks.enhancement import BasisNetwork, DenseBasisNetwork, example_input
+from codec.networks.enhancement import NETWORKS, example_input
 from codec.networks.temporal_consistency import TemporalConsistencyEnhancer
 from codec.networks.video_generator import LightweightVideoGenerator
 from codec.strategies import name_of
@@ -34,8 +34,10 @@ def main() -> None:
             LightweightIFrameDecoder(),
             torch.zeros(1, sum(CHANNELS), HEIGHT // 2, WIDTH // 2),
         ),
-        "hybrid_semantic BasisNetwork": (BasisNetwork(), example_input(HEIGHT, WIDTH)),
-        "hybrid_semantic DenseBasisNetwork": (DenseBasisNetwork(), example_input(HEIGHT, WIDTH)),
+        **{
+            f"hybrid_semantic {shipped.name}": (shipped.untrained(), example_input(HEIGHT, WIDTH))
+            for shipped in NETWORKS.values()
+        },
         "i_frame_interpolation LightweightVideoGenerator": (
             LightweightVideoGenerator(),
             LightweightVideoGenerator.example_input(HEIGHT, WIDTH),

@@ -7,7 +7,7 @@ Which gains a scene uses where is `codec.strategies.hybrid_semantic`'s.
     U, V uint8 [H/2, W/2] -------------------------------+--> int8 [14, h, w], h = H/2, w = W/2
     Y of the frames before and after, aligned, minus Y --+
        conv 3x3, 14 -> width, clamp to 0 … 255
-       3 x: x + (`BasisNetwork`, width 16: depthwise 3x3 -> 1x1; `DenseBasisNetwork`, width 32: 3x3), clamp to 0 … 255
+       3 x: x + (width 16: depthwise 3x3 -> 1x1; dense, width 52: 3x3, clamp to 0 … 255 -> 1x1), clamp to 0 … 255
        1x1, width -> 6 · 6, clamp to ±1023: sixteenths of a grey level
     --> 6 candidate residuals for the four luma phases, U and V
     --> and for luma 6 more without a network: differences from the aligned frames, clamped to ±2, ±6 and ±20
@@ -16,12 +16,13 @@ Which gains a scene uses where is `codec.strategies.hybrid_semantic`'s.
 The plain differences are there because they carry over from any content to any other: least squares on them alone gains
 0.1 to 0.3 dB where motion is found.
 
-All on half-size pictures, which is where 4:2:0 chroma lies: 950 multiply-accumulates for each luma sample, 8200 for
+All on half-size pictures, which is where 4:2:0 chroma lies: 950 multiply-accumulates for each luma sample, 22,400 for
 the dense ones.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -39,7 +40,6 @@ from codec.networks.motion import aligned
 NETWORK_CANDIDATES = 6
 DIFFERENCE_LIMITS = (2, 6, 20)  # grey levels
 CANDIDATES = NETWORK_CANDIDATES + 2 * len(DIFFERENCE_LIMITS)
-WIDTH, DENSE_WIDTH = 16, 32
 BLOCKS = 3
 MARGIN = 1 + BLOCKS  # half-size samples that the convolutions eat from each side
 LARGEST_RESIDUAL = 1023
@@ -60,45 +60,41 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 class BasisNetwork(nn.Module):  # type: ignore[misc]
     """int8 [N, 14, h + 2·MARGIN, w + 2·MARGIN] to candidate residuals [N, 6, 6, h, w], all integers in floats."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 16, dense: bool = False) -> None:
         super().__init__()
-        self.head = IntegerConv(INPUTS, WIDTH, 3, largest_input=128)
-        self.spread = nn.ModuleList(IntegerConv(WIDTH, WIDTH, 3, groups=WIDTH) for _ in range(BLOCKS))
-        self.mix = nn.ModuleList(IntegerConv(WIDTH, WIDTH) for _ in range(BLOCKS))
-        self.tail = IntegerConv(WIDTH, CHANNELS * NETWORK_CANDIDATES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = shift_down(self.head(x), 4).clamp(0, 255)
-        for spread, mix in zip(self.spread, self.mix, strict=True):
-            around = shift_down(spread(x), 6).clamp(-255, 255)
-            x = (x[..., 1:-1, 1:-1] + shift_down(mix(around), 6)).clamp(0, 255)
-        return _limited(self.tail(x))
-
-
-class DenseBasisNetwork(nn.Module):  # type: ignore[misc]
-    """The same from the same, by full convolutions."""
-
-    def __init__(self, width: int = DENSE_WIDTH) -> None:
-        super().__init__()
+        groups, self.least = (1, 0) if dense else (width, -255)
         self.head = IntegerConv(INPUTS, width, 3, largest_input=128)
-        self.body = nn.ModuleList(IntegerConv(width, width, 3) for _ in range(BLOCKS))
+        self.spread = nn.ModuleList(IntegerConv(width, width, 3, groups=groups) for _ in range(BLOCKS))
+        self.mix = nn.ModuleList(IntegerConv(width, width) for _ in range(BLOCKS))
         self.tail = IntegerConv(width, CHANNELS * NETWORK_CANDIDATES)
 
     def forward(self, x: Tensor) -> Tensor:
         x = shift_down(self.head(x), 4).clamp(0, 255)
-        for convolution in self.body:
-            x = (x[..., 1:-1, 1:-1] + shift_down(convolution(x), 6)).clamp(0, 255)
+        for spread, mix in zip(self.spread, self.mix, strict=True):
+            around = shift_down(spread(x), 6).clamp(self.least, 255)
+            x = (x[..., 1:-1, 1:-1] + shift_down(mix(around), 6)).clamp(0, 255)
         return _limited(self.tail(x))
 
 
-# The position of a name is its code in a payload: append, never reorder, never retrain in place.
-NETWORKS: dict[str, type[BasisNetwork | DenseBasisNetwork]] = {
-    "av1-coarse": BasisNetwork,
-    "av1-fine": BasisNetwork,
-    "vvc-coarse": DenseBasisNetwork,
-    "vvc-fine": DenseBasisNetwork,
+@dataclass(frozen=True)
+class Shipped:
+    """A network that every decoder has: the name of its weights, and its shape."""
+
+    name: str
+    width: int = 16
+    dense: bool = False
+
+    def untrained(self) -> BasisNetwork:
+        return BasisNetwork(self.width, self.dense)
+
+
+# By their codes in a payload: add, never renumber, never retrain in place. 2 and 3 were smaller ones for VVC.
+NETWORKS = {
+    0: Shipped("av1-coarse"),
+    1: Shipped("av1-fine"),
+    4: Shipped("vvc-coarse", 52, dense=True),
+    5: Shipped("vvc-fine", 52, dense=True),
 }
-SHIPPED_NAMES = tuple(NETWORKS)
 
 
 def _limited(total: Tensor) -> Tensor:
@@ -203,10 +199,11 @@ def from_phases(phases: npt.NDArray[_Scalar], height: int, width: int) -> npt.ND
 @cache
 def shipped_network(code: int) -> nn.Module:
     """The network that every decoder has under this code. Raises BitstreamError where this version has none."""
-    if code >= len(SHIPPED_NAMES):
-        raise BitstreamError(f"the payload uses shipped network {code}, this version has {len(SHIPPED_NAMES)}")
-    name = SHIPPED_NAMES[code]
-    network: nn.Module = built(NETWORKS[name])
-    with np.load(SHIPPED / f"{name}.npz", allow_pickle=False) as stored:
+    if code not in NETWORKS:
+        there = ", ".join(map(str, NETWORKS))
+        raise BitstreamError(f"the payload uses shipped network {code}, this version has {there}")
+    shipped = NETWORKS[code]
+    network: nn.Module = built(shipped.untrained)
+    with np.load(SHIPPED / f"{shipped.name}.npz", allow_pickle=False) as stored:
         load_integers(network, {name: stored[name].astype(np.int16) for name in stored.files})
     return network

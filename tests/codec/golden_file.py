@@ -86,8 +86,8 @@ SCENES: tuple[tuple[str, Source, int, Callable[[Frames, VideoFormat], bytes]], .
     ("procedural", crop, 48, by("procedural", EncodeSettings(0.5, options={"kind": "views"}))),
     ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.6, "faster"))),
     # With dense networks.
-    ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.3, "faster"), network=2)),
-    ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.6, "faster"), network=3)),
+    ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.3, "faster"), network=4)),
+    ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.6, "faster"), network=5)),
 )
 
 

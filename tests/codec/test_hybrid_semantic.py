@@ -172,7 +172,7 @@ def test_a_dearer_bit_buys_fewer_of_them() -> None:
         strategies.get("hybrid_semantic").encode(frames, video, EncodeSettings(0.75, options={"price": "7"}))
 
 
-@pytest.mark.parametrize(("base", "network", "odd"), [("x265", 0, False), ("vvc", 2, False), ("vvc", 3, True)])
+@pytest.mark.parametrize(("base", "network", "odd"), [("x265", 0, False), ("vvc", 4, False), ("vvc", 5, True)])
 def test_the_error_that_a_choice_is_made_by_is_that_of_the_decoded_frames(base: str, network: int, odd: bool) -> None:
     frames, video = clip()
     if odd:
@@ -278,7 +278,7 @@ def test_lengths_and_codes_that_cannot_be_are_refused() -> None:
 def test_decoding_is_within_the_budget_of_operations() -> None:
     _, video = clip()
     done = count_operations(lambda: strategies.get("hybrid_semantic").decode(coded(), video, 6))
-    assert 0 < per_1080p_frame(done, 192 * 128 * 6) < 0.04
+    assert 0 < per_1080p_frame(done, 192 * 128 * 6) < 0.13
 
 
 def test_torch_is_loaded_only_when_a_network_is_used() -> None:

@@ -101,16 +101,19 @@ def test_gradients_pass_through_rounding() -> None:
     assert x.grad.tolist() == [1.0, 1.0, 1.0]
 
 
-def seeded_network(kind: type[nn.Module] = enhancement.BasisNetwork) -> nn.Module:
+def seeded_network(width: int = 16, dense: bool = False) -> nn.Module:
     torch.manual_seed(5)
-    return kind()
+    return enhancement.BasisNetwork(width, dense)
 
 
-@pytest.mark.parametrize("kind", [enhancement.BasisNetwork, enhancement.DenseBasisNetwork])
-def test_training_and_decoding_compute_the_same(kind: type[nn.Module]) -> None:
+SHAPES = sorted({(shipped.width, shipped.dense) for shipped in enhancement.NETWORKS.values()})
+
+
+@pytest.mark.parametrize(("width", "dense"), SHAPES)
+def test_training_and_decoding_compute_the_same(width: int, dense: bool) -> None:
     """The graph with gradients, in the mode it is trained in, against one loaded from integers alone."""
-    trained = seeded_network(kind).train()
-    loaded = kind().eval()
+    trained = seeded_network(width, dense).train()
+    loaded = enhancement.BasisNetwork(width, dense).eval()
     load_integers(loaded, integers_of(trained))
     x = torch.from_numpy(np.random.default_rng(3).integers(-128, 128, (2, 14, 40, 52))).float()
     with exact_arithmetic():
@@ -141,7 +144,7 @@ def shipped_digest() -> str:
     """Each shipped network on one picture: what every machine must agree on."""
     digests = []
     with exact_arithmetic():
-        for code in range(len(enhancement.SHIPPED_NAMES)):
+        for code in enhancement.NETWORKS:
             seen = np.random.default_rng(code).integers(-128, 128, (14, 44, 53), dtype=np.int8)
             found = enhancement.candidates(enhancement.shipped_network(code), seen)
             digests.append(hashlib.sha256(found.to(torch.int16).numpy().tobytes()).hexdigest()[:8])
@@ -161,21 +164,22 @@ def test_shipped_networks_never_change_in_any_process_or_thread_count() -> None:
         for threads, mkldnn in ((1, True), (2, False))
     ]  # fmt: skip
     assert found == [shipped_digest()] * 2
-    assert shipped_digest() == "8480b3c0 badf24d3 b63b81de e31a9965"
+    assert shipped_digest() == "8480b3c0 badf24d3 5d982939 1becd1f2"
 
 
 def test_shipped_weights_are_small() -> None:
     files = sorted(enhancement.SHIPPED.glob("*.npz"))
-    users = (enhancement, temporal_consistency, video_generator)
-    assert {file.stem for file in files} == {name for user in users for name in user.SHIPPED_NAMES}
-    assert sum(file.stat().st_size for file in files) < 120_000
-    with pytest.raises(BitstreamError, match="shipped network 15"):
-        enhancement.shipped_network(15)
+    names = {name for user in (temporal_consistency, video_generator) for name in user.SHIPPED_NAMES}
+    assert {file.stem for file in files} == names | {shipped.name for shipped in enhancement.NETWORKS.values()}
+    assert sum(file.stat().st_size for file in files) < 200_000
+    for code in (2, 15):
+        with pytest.raises(BitstreamError, match=f"shipped network {code}, this version has 0, 1, 4, 5"):
+            enhancement.shipped_network(code)
 
 
-@pytest.mark.parametrize(("kind", "most"), [(enhancement.BasisNetwork, 0.005), (enhancement.DenseBasisNetwork, 0.04)])
-def test_the_operations_are_within_the_budget_by_both_counts(kind: type[nn.Module], most: float) -> None:
-    counted = count_module_operations(seeded_network(kind), enhancement.example_input(270, 480))
+@pytest.mark.parametrize(("width", "dense", "most"), [(16, False, 0.005), (52, True, 0.1)])
+def test_the_operations_are_within_the_budget_by_both_counts(width: int, dense: bool, most: float) -> None:
+    counted = count_module_operations(seeded_network(width, dense), enhancement.example_input(270, 480))
     assert counted.thop == pytest.approx(counted.flop_counter, rel=0.01)
     assert per_1080p_frame(counted.larger, 270 * 480) < most
 

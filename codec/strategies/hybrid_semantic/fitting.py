@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 MAX_SETS = 3
 PROBED_FRAMES = 4
 TURNS = 4
+KEPT_RESIDUALS = 1 << 28  # at two bytes each: four frames of 1080p; those beyond are computed again
 DESCENTS = 3
 RIDGE = 1e-3
 ROUNDING = 1 / 12  # mean square of what rounding a real number moves it by
@@ -104,7 +105,7 @@ def best_enhancement(
     frames: Frames, pictures: Frames, remainders: Remainders, video: VideoFormat, price: float, overhead: int
 ) -> bytes | None:
     """The coded enhancement that lowers D + price · bits most; None where none lowers it by `overhead` bytes too."""
-    from codec.networks.enhancement import SHIPPED_NAMES
+    from codec.networks.enhancement import NETWORKS
     from codec.networks.exact import exact_arithmetic
 
     count = len(frames)
@@ -112,11 +113,7 @@ def best_enhancement(
     share = count / len(probed)
     with exact_arithmetic():
         looked_at = [view(pictures, remainders, index) for index in probed]
-        found = [
-            trial
-            for network in range(len(SHIPPED_NAMES))
-            for trial in trials_of(network, lambda: looked_at, frames, video, price)
-        ]
+        found = [trial for network in NETWORKS for trial in trials_of(network, lambda: looked_at, frames, video, price)]
         best = min(found, key=lambda trial: trial.cost(price, share))
         if len(probed) < count:
             before = sum(_error(frames, pictures[index : index + 1], index, video) for index in probed)
@@ -137,12 +134,18 @@ def trials_of(code: int, views: Views, frames: Frames, video: VideoFormat, price
     from codec.networks.enhancement import candidates, enhanced, shipped_network
 
     network = shipped_network(code)
-    parts = [_frame_sums(candidates(network, one.seen), one, frames, video) for one in views()]
+    parts: list[tuple[Reals, ...]] = []
+    kept: list[torch.Tensor] = []
+    for one in views():
+        residuals = candidates(network, one.seen)
+        parts.append(_frame_sums(residuals, one, frames, video))
+        if (len(kept) + 1) * residuals.numel() <= KEPT_RESIDUALS:
+            kept.append(residuals.short())
     sums = Sums(*(np.stack(kind) for kind in zip(*parts, strict=True)))
     chosen = list(_choices(sums, price))
     errors = [np.empty((len(gains) + 1, *sets.shape)) for gains, sets in chosen]
     for place, one in enumerate(views()):
-        residuals = candidates(network, one.seen)
+        residuals = kept[place].float() if place < len(kept) else candidates(network, one.seen)
         plain = _block_errors(one.planes, one, frames, video)
         for (gains, _), error in zip(chosen, errors, strict=True):
             error[0, place] = plain
