@@ -88,7 +88,7 @@ def test_a_base_layer_that_is_already_coded_saves_coding_it_and_changes_no_byte(
 def test_a_correction_of_less_than_half_a_grey_level_counts_over_10_bit_pictures() -> None:
     """Over pictures rounded to 8 bits before it, the same correction moves hardly a sample."""
     frames, video = clip()
-    settings = EncodeSettings(0.75, "faster", options={"base": "vvc"})
+    settings = EncodeSettings(0.9, "faster", options={"base": "vvc"})
     coded = strategies.get("hybrid_semantic").encode(frames, video, settings)
     base = cast(ElementaryStrategy, strategies.get("vvc"))
     plain = coded[5 : 5 + int.from_bytes(coded[1:5], "little")]
