@@ -1,12 +1,13 @@
 """A scene as a few key pictures, each latents for a small network that is fitted to the scene and sent with it.
 
 Owns the payload and the encoder's search. Networks and the fit are `codec.networks.auto_decoder`'s, latents as symbols
-`codec.networks.latent_grids`'s, motion and fades `codec.networks.description`'s.
+`codec.networks.latent_grids`'s, motion and fades `codec.networks.description`'s and
+`codec.networks.scene_latents`'s.
 
-    payload: description, weights, latents of each key picture: one entropy-coded stream
-    frame = key picture from its latents, moved and brightened as the description says
+    payload: description, flow and temporal latents, weights, latents of each key picture: one entropy-coded stream
+    frame = key picture from its latents, moved and brightened as the description and its latents say
 
-Nothing but the global motion of key pictures moves, so this is for scenes where little else does. It loses to AV1 on
+What key pictures do not show never appears, so this is for scenes where little is uncovered. It loses to AV1 on
 most content; a static scene with noise is where the mean of its frames, coded once, can be worth more than any of them.
 """
 
@@ -27,9 +28,9 @@ from codec.networks.description import (
     Description,
     SemanticDescriptionGenerator,
     code_description,
-    follow,
 )
 from codec.networks.latent_grids import Grid, code_grids, grid_shapes
+from codec.networks.scene_latents import SceneLatents, code_latents, find_flows, follow, with_tones
 from codec.strategies.protocol import EncodeSettings
 
 if TYPE_CHECKING:
@@ -100,12 +101,19 @@ class SemanticLatent:
         options = Fit.of(settings.options)
         description = SemanticDescriptionGenerator().describe(frames, options.keys or None)
         price = options.lambda_factor * COARSEST_PRICE * PRICE_RATIO**settings.quality
-        fitted, targets = _fit(frames, description, price, options)
+        flows = find_flows(frames, description, video, price)
+        fitted, targets = _fit(frames, description, flows, price, options)
+        weights, grids = _cheaper_weights(fitted, targets, price), fitted.grids()
+        network = _decoder_of(weights)
+        keys = [_picture(network, latents, video) for latents in grids]
         writer = Writer()
         code_description(writer, description, len(frames))
-        _code_weights(writer, _cheaper_weights(fitted, targets, price), fitted.decoder)
-        for grids in fitted.grids():
-            code_grids(writer, grids, _shapes(video))
+        code_latents(
+            writer, with_tones(flows, frames, keys, description, video, price), description, video, len(frames)
+        )
+        _code_weights(writer, weights, fitted.decoder)
+        for latents in grids:
+            code_grids(writer, latents, _shapes(video))
         return writer.to_bytes()
 
     def decode(self, payload: bytes, video: VideoFormat, frame_count: int) -> Frames:
@@ -117,11 +125,21 @@ class SemanticLatent:
             raise BitstreamError(f"the {self.name} payload is empty")
         reader = Reader(payload)
         description = code_description(reader, None, frame_count)
+        latents = code_latents(reader, None, description, video, frame_count)
         network: LightweightIFrameDecoder = built(LightweightIFrameDecoder)
         load_integers(network, _code_weights(reader, None, network))
         keys = [_picture(network, code_grids(reader, None, _shapes(video)), video) for _ in description.keys]
-        parts = [follow(keys[description.key_of(t)], description.moves[t], video) for t in range(frame_count)]
+        parts = [follow(keys[description.key_of(t)], t, description, latents, video) for t in range(frame_count)]
         return Frames.concatenate(parts)
+
+
+def _decoder_of(weights: Weights) -> LightweightIFrameDecoder:
+    from codec.networks.auto_decoder import LightweightIFrameDecoder
+    from codec.networks.exact import built, load_integers
+
+    network: LightweightIFrameDecoder = built(LightweightIFrameDecoder)
+    load_integers(network, weights)
+    return network
 
 
 def _shapes(video: VideoFormat) -> list[tuple[int, int, int]]:
@@ -131,7 +149,7 @@ def _shapes(video: VideoFormat) -> list[tuple[int, int, int]]:
 
 
 def _fit(
-    frames: Frames, description: Description, price: float, options: Fit
+    frames: Frames, description: Description, flows: SceneLatents, price: float, options: Fit
 ) -> tuple[IFrameVAE, npt.NDArray[np.float32]]:
     """Networks fitted to the key pictures. A key that others follow unmoved is the mean of them all."""
     import torch
@@ -142,7 +160,7 @@ def _fit(
     targets = []
     for place, key in enumerate(description.keys):
         alike = [
-            t for t in range(len(frames)) if description.key_of(t) == place and not description.moves[t].any()
+            t for t in range(len(frames)) if description.key_of(t) == place and not _moves(t, description, flows)
         ] or [int(key)]
         total = sum(stack_planes(frames[t : t + 1]).astype(np.float32) for t in alike)
         targets.append(np.asarray(total, np.float32) / len(alike))
@@ -154,6 +172,11 @@ def _fit(
         # A bit serves all frames that follow from the key, so it may cost so many times the error.
         fitted.fit(stacked, price * len(description.keys) / len(frames), options.steps, options.learning_rate)
     return fitted, stacked
+
+
+def _moves(frame: int, description: Description, latents: SceneLatents) -> bool:
+    flowing = latents.flows is not None and latents.flows[frame].any()
+    return bool(description.moves[frame].any() or flowing)
 
 
 def _picture(network: LightweightIFrameDecoder, grids: list[Grid], video: VideoFormat) -> Frames:

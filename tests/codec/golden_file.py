@@ -85,9 +85,11 @@ SCENES: tuple[tuple[str, Source, int, Callable[[Frames, VideoFormat], bytes]], .
     ("vvc", crop, 48, by("vvc", EncodeSettings(0.5, "faster"))),
     ("procedural", crop, 48, by("procedural", EncodeSettings(0.5, options={"kind": "views"}))),
     ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.6, "faster"))),
-    # With dense networks.
+    # With wide networks.
     ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.3, "faster"), network=4)),
     ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.6, "faster"), network=5)),
+    # With a description that tells the class, and latents of flow.
+    ("semantic_latent", crop, 24, by("semantic_latent", EncodeSettings(0.9, options={"steps": "30", "keys": "1"}))),
 )
 
 

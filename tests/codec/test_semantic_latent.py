@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -20,9 +21,19 @@ from codec.entropy import Reader, Writer
 from codec.errors import BadInputError, BitstreamError
 from codec.frames import Frames, VideoFormat
 from codec.networks.auto_decoder import CHANNELS, LightweightIFrameDecoder
-from codec.networks.description import Description, SemanticDescriptionGenerator, code_description, follow
+from codec.networks.description import CLASSES, Description, SemanticDescriptionGenerator, code_description
 from codec.networks.latent_grids import code_grids, grid_shapes
+from codec.networks.scene_latents import (
+    SceneLatents,
+    code_latents,
+    find_flows,
+    flow_grid,
+    follow,
+    tone_grid,
+    with_tones,
+)
 from codec.quality import psnr, squared_error
+from codec.scenes import SceneClass
 from codec.strategies.protocol import EncodeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +143,8 @@ def read_grids(payload: bytes) -> list[np.ndarray]:
 
     frames, video = clip()
     reader = Reader(payload)
-    code_description(reader, None, len(frames))
+    description = code_description(reader, None, len(frames))
+    code_latents(reader, None, description, video, len(frames))
     _code_weights(reader, None, built(LightweightIFrameDecoder))
     return code_grids(reader, None, grid_shapes(video.chroma_height, video.chroma_width, CHANNELS))
 
@@ -165,20 +177,84 @@ def test_a_pan_with_a_fade_is_described_and_followed() -> None:
     pan = Frames(y.astype(np.uint8), u, u)
     told = SemanticDescriptionGenerator().describe(pan, 1)
     assert np.abs(told.moves[1:] - [[2 * t, 4 * t, 3 * t] for t in range(1, 6)]).max() <= 1
-    last = follow(pan[:1], told.moves[5], VideoFormat(240, 120, video.frame_rate))
+    last = follow(pan[:1], 5, told, SceneLatents(), VideoFormat(240, 120, video.frame_rate))
     inner = (slice(10, -10), slice(15, -15))
     assert np.abs(last.y[0][inner].astype(int) - pan.y[5][inner]).mean() < 1
 
 
-def test_descriptions_come_back() -> None:
+def parts_that_move(count: int = 5) -> tuple[Frames, VideoFormat]:
+    """A still of which the left half moves to the right, and the lower right corner becomes brighter."""
+    video, frames = demo_clip()
+    still = frames.y[30].astype(int)
+    y = np.stack([still[:128, :256]] * count)
+    for t in range(count):
+        y[t, :, :128] = still[:128, 100 - 2 * t : 228 - 2 * t]
+        y[t, 64:, 192:] += 4 * t
+    u = np.full((count, 64, 128), 128, np.uint8)
+    return Frames(np.clip(y, 0, 255).astype(np.uint8), u, u), VideoFormat(256, 128, video.frame_rate)
+
+
+def test_what_moves_and_brightens_beyond_global_motion_is_followed() -> None:
+    frames, video = parts_that_move()
+    told = replace(SemanticDescriptionGenerator().describe(frames, 1), scene_class="talking_head", noise=0)
+    key = frames[:1]
+    flows = find_flows(frames, told, video, price=50)
+    both = with_tones(flows, frames, [key], told, video, price=50)
+    plain, flowing, shown = (follow(key, 4, told, latents, video).y[0] for latents in (SceneLatents(), flows, both))
+    left, corner = (slice(None), slice(0, 128)), (slice(80, None), slice(208, None))
+    assert squared_error(frames.y[4][left], flowing[left]) < 0.3 * squared_error(frames.y[4][left], plain[left])
+    assert squared_error(frames.y[4][corner], shown[corner]) < 0.25 * squared_error(
+        frames.y[4][corner], flowing[corner]
+    )
+    assert both.flows is not None
+    assert both.tones is not None
+    assert np.median(both.flows[4, 1, 1:-1, 1]) == -16  # 8 samples further left lies what is here now
+    assert np.abs(both.tones[4][-1, -1] - 32) <= 6  # 16 grey levels in halves
+
+
+def test_latents_that_do_not_pay_are_left_out() -> None:
+    frames, video = parts_that_move()
+    told = SemanticDescriptionGenerator().describe(frames, 1)
+    assert with_tones(find_flows(frames, told, video, 1e9), frames, [frames[:1]], told, video, 1e9) == SceneLatents()
+
+
+@pytest.mark.parametrize("scene_class", CLASSES)
+def test_latents_of_a_scene_come_back(scene_class: SceneClass) -> None:
+    rng, video, count = np.random.default_rng(3), VideoFormat(200, 90, Fraction(25)), 7
+    plain = Description(np.zeros(1, np.int32), np.zeros((count, 3), np.int32), np.zeros(count, bool), scene_class, 3)
+    flows = rng.integers(-63, 64, (count, 2, *flow_grid(plain, video))).astype(np.int32)
+    tones = rng.integers(-127, 128, (count, *tone_grid(video))).astype(np.int32)
+    flows[3], tones[5] = flows[2], tones[4]
+    for told in (SceneLatents(), SceneLatents(flows), SceneLatents(None, tones), SceneLatents(flows, tones)):
+        writer = Writer()
+        code_latents(writer, told, plain, video, count)
+        read = code_latents(Reader(writer.to_bytes()), None, plain, video, count)
+        for one, other in ((told.flows, read.flows), (told.tones, read.tones)):
+            assert (one is None) == (other is None)
+            assert one is None or np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("scene_class", [None, *CLASSES])
+def test_descriptions_come_back(scene_class: SceneClass | None) -> None:
+    noise = 0 if scene_class is None else 7
     rng = np.random.default_rng(6)
     moves = np.stack([rng.integers(-255, 256, 40), rng.integers(-9, 9, 40), rng.integers(-63, 64, 40)], 1)
-    told = Description(np.arange(3, dtype=np.int32) * 40 // 3, moves.astype(np.int32), rng.random(40) < 0.5)
+    later = rng.random(40) < 0.5
+    told = Description(np.arange(3, dtype=np.int32) * 40 // 3, moves.astype(np.int32), later, scene_class, noise)
     writer = Writer()
     code_description(writer, told, 40)
     read = code_description(Reader(writer.to_bytes()), None, 40)
     for name in ("keys", "moves", "later"):
         assert np.array_equal(getattr(read, name), getattr(told, name))
+    assert (read.scene_class, read.noise) == (scene_class, noise)
+
+
+def test_a_class_that_nobody_knows_is_damage() -> None:
+    writer = Writer()
+    for value, bits in ((255, 8), (7, 3), (0, 5), (0, 8)):
+        writer.number(value, bits)
+    with pytest.raises(BitstreamError, match="class 7 is not one of 5"):
+        code_description(Reader(writer.to_bytes()), None, 4)
 
 
 def test_wrong_settings_are_refused() -> None:
