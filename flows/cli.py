@@ -37,9 +37,7 @@ DEFAULT_STORE = "./.evocodec/store"
 StoreOption = Annotated[str, typer.Option("--store", envvar="EVOCODEC_STORE", help="Folder or s3://bucket/prefix.")]
 HomeOption = Annotated[Path, typer.Option("--home", envvar="EVOCODEC_HOME", help="Where the local server lives.")]
 Audio = Literal["copy", "none"]
-DeviceOption = Annotated[
-    Literal["cpu", "cuda"], typer.Option(help="Where networks compute; frames are the same on both.")
-]
+Device = Literal["cpu", "cuda"]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RegionOption = Annotated[str | None, typer.Option("--region", help="AWS region; default: that of the environment.")]
 EndpointOption = Annotated[str | None, typer.Option("--endpoint-url", help="Another server that speaks AWS's API.")]
@@ -178,7 +176,9 @@ def encode(
     scale: Annotated[str, typer.Option(help="Coded size: 1, 3/4, 2/3 or 1/2 (not with auto).")] = "1",
     report: Annotated[Path | None, typer.Option(help="A .json file: what was tried on each scene, and why.")] = None,
     audio: Annotated[Audio, typer.Option(help="copy keeps the sound as it is, beside what a rate counts.")] = "none",
-    device: DeviceOption = "cpu",
+    device: Annotated[
+        Device, typer.Option(help="Where networks compute; decoders anywhere get the same frames.")
+    ] = "cpu",
 ) -> None:
     """Compress a video into an .evc file, by quality or to a bitrate, a PSNR or an SSIM."""
     from codec.config import CodecConfig
@@ -215,7 +215,7 @@ def decode(
         bool, typer.Option("--conceal", help="Show what is damaged or missing as grey and go on; exit code 1.")
     ] = False,
     audio: Annotated[Audio, typer.Option(help="copy puts the sound, if there is any, into .mkv or .mp4.")] = "copy",
-    device: DeviceOption = "cpu",
+    device: Annotated[Device, typer.Option(help="Where networks compute; the frames are the same.")] = "cpu",
 ) -> None:
     """Decompress an .evc file; every output format is lossless."""
     from flows.commands.coding import DecodeOrder, decode_file

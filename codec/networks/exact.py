@@ -15,6 +15,7 @@ Training runs this very graph: rounding passes gradients straight through, so th
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,14 +35,35 @@ FLOAT32_EXACT = 2**24
 
 @contextlib.contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """Run a block with kernels that only multiply and add, without gradients or reduced formats."""
+    """Run a block with kernels that only multiply and add, without gradients or reduced formats.
+
+    Which kernels there are, torch keeps for the whole process: the first thread in shuts the others out, the last out
+    lets them back.
+    """
+    global _within
+    with _lock:
+        _within += 1
+        if _within == 1:
+            _plain_kernels.enter_context(_only_plain_kernels())
+    try:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        with _lock:
+            _within -= 1
+            if _within == 0:
+                _plain_kernels.close()
+
+
+_lock, _within, _plain_kernels = threading.Lock(), 0, contextlib.ExitStack()
+
+
+@contextlib.contextmanager
+def _only_plain_kernels() -> Iterator[None]:
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
         with (
-            torch.no_grad(),
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
             torch.backends.nnpack.flags(enabled=False),
             torch.backends.cudnn.flags(enabled=False, allow_tf32=False),
         ):
@@ -54,7 +76,9 @@ _computing_on = CPU
 
 
 def compute_on(device: str) -> None:
-    """Where networks compute in this process from now on: "cpu", where they begin, or "cuda"; the result is the same.
+    """Where networks compute in this process from now on: "cpu", where they begin, or "cuda".
+
+    What they compute is the same; what is fitted by descent, in real numbers, may be another network.
 
     Raises BadInputError where torch cannot use the device.
     """

@@ -12,7 +12,7 @@ The scene's class says how large the flow's blocks are, its noise how coarse a s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from codec.entropy import AdaptiveFlag, Coder, best_scale, laplace_bits
 from codec.frames import Frames, Plane, VideoFormat
 from codec.networks.description import LARGEST_SHIFT, Description, Numbers
-from codec.networks.motion import BLOCK, NEAR, cheapest, moved, shifted, with_half_samples
+from codec.networks.motion import BLOCK, NEAR, cheapest, moved, with_half_samples
 
 FLOW_SIDE, FINE_FLOW_SIDE, TONE_SIDE = 64, 32, 32
 LARGEST_FLOW, LARGEST_TONE = 63, 127
@@ -72,55 +72,81 @@ def _code(coder: Coder, told: Numbers | None, shape: tuple[int, ...], largest: i
     scale = coder.number(best_scale(values, 2 * largest) if changes is not None else 0, 5)
     read = np.zeros(shape, np.int32)
     read[moving] = coder.laplace(values, sum(moving) * each, scale, 2 * largest).reshape(-1, *shape[1:])
-    return np.clip(np.cumsum(read, axis=0), -largest, largest).astype(np.int32)
+    return np.clip(np.cumsum(read, axis=0, dtype=np.int32), -largest, largest)
+
+
+class KeyPictures:
+    """What frames follow from, each a clip of one frame; the two used last are held in half samples."""
+
+    def __init__(self, pictures: Sequence[Frames]) -> None:
+        self._pictures = pictures
+        self._held: dict[int, list[Plane]] = {}
+
+    def planes(self, index: int) -> list[Plane]:
+        return [plane[0] for plane in self._pictures[index].planes()]
+
+    def fine(self, index: int) -> list[Plane]:
+        """Y, U and V padded to whole blocks, and twice the size."""
+        if index not in self._held:
+            if len(self._held) > 1:
+                del self._held[next(iter(self._held))]
+            units = (BLOCK, BLOCK // 2, BLOCK // 2)
+            self._held[index] = [_fine(plane, unit) for plane, unit in zip(self.planes(index), units, strict=True)]
+        return self._held[index]
 
 
 def follow(
-    key: Frames,
-    frame: int,
-    description: Description,
-    latents: SceneLatents,
-    video: VideoFormat,
-    fine: Plane | None = None,
+    keys: KeyPictures, frame: int, description: Description, latents: SceneLatents, video: VideoFormat
 ) -> Frames:
-    """One frame: its key picture (one frame) moved and made brighter. Integers only.
-
-    fine: the key's luma `in_half_samples`, where it is at hand
-    """
-    down, right, brighter = (int(value) for value in description.moves[frame])
-    flow = None if latents.flows is None else latents.flows[frame]
-    if flow is not None and flow.any():
-        vectors = _vectors(flow, (down, right), description, video)
-        y = moved(_in_half_samples(key.y[0], BLOCK), 2, vectors)[: video.height, : video.width]
-        # Chroma is half as large: the same motion is half as many half samples.
-        u, v = (
-            moved(_in_half_samples(plane[0], BLOCK // 2), 2, vectors >> 1)[: plane.shape[1], : plane.shape[2]]
-            for plane in (key.u, key.v)
-        )
-    else:
-        y = shifted(key.y[0], down, right)
-        u, v = (shifted(plane[0], down >> 1, right >> 1) for plane in (key.u, key.v))
-    level = y.astype(np.int16) + brighter
-    if latents.tones is not None and latents.tones[frame].any():
-        level = level + _brightness(latents.tones[frame], description, video)
-    return Frames(np.clip(level, 0, 255).astype(np.uint8)[None], u[None], v[None])
+    """One frame: its key picture moved and made brighter. Integers only. A key frame itself does not flow."""
+    flow = flow_at(frame, description, latents)
+    tone = None if latents.tones is None else latents.tones[frame]
+    y, u, v = (_moved(keys, frame, plane, description, flow, video)[None] for plane in range(3))
+    return Frames(_brightened(y[0], frame, tone, description, video)[None], u, v)
 
 
-def _in_half_samples(plane: Plane, unit: int) -> Plane:
-    """Padded to whole units, and twice the size."""
+def flow_at(frame: int, description: Description, latents: SceneLatents) -> Numbers | None:
+    """The frame's flow, where it has any."""
+    if latents.flows is None or frame in description.keys or not latents.flows[frame].any():
+        return None
+    found: Numbers = latents.flows[frame]
+    return found
+
+
+def _moved(
+    keys: KeyPictures, frame: int, plane: int, description: Description, flow: Numbers | None, video: VideoFormat
+) -> Plane:
+    """One plane of the key picture as the frame has it. Chroma moves by half as many half samples as luma."""
+    index, move, halved = description.key_of(frame), description.moves[frame, :2], plane > 0
+    height, width = keys.planes(index)[plane].shape
+    if flow is not None:
+        vectors = _vectors(flow, description, video) + move[:, None, None]
+        return moved(keys.fine(index)[plane], 2, vectors >> halved)[:height, :width]
+    down, right = (int(step) >> halved for step in move)
+    if not (down or right):
+        return keys.planes(index)[plane]
+    rows = np.clip(np.arange(0, 2 * height, 2) + down, 0, 2 * height - 2)
+    columns = np.clip(np.arange(0, 2 * width, 2) + right, 0, 2 * width - 2)
+    return keys.fine(index)[plane][np.ix_(rows, columns)]
+
+
+def _brightened(y: Plane, frame: int, tone: Numbers | None, description: Description, video: VideoFormat) -> Plane:
+    level = y.astype(np.int16) + int(description.moves[frame, 2])
+    if tone is not None and tone.any():
+        # A step is half a grey level, and half a one more for each of noise.
+        level = level + _stretched(tone * (1 + description.noise), TONE_SIDE, video.height, video.width, halves=2)
+    return np.clip(level, 0, 255).astype(np.uint8)
+
+
+def _fine(plane: Plane, unit: int) -> Plane:
     return with_half_samples(np.pad(plane, [(0, -side % unit) for side in plane.shape], mode="edge"))
 
 
-def _vectors(flow: Numbers, move: tuple[int, int], description: Description, video: VideoFormat) -> Numbers:
+def _vectors(flow: Numbers, description: Description, video: VideoFormat) -> Numbers:
     """Half samples [2, rows, columns] of each block of 8x8."""
     side = _flow_side(description) // BLOCK
     shape = -(-video.height // BLOCK), -(-video.width // BLOCK)
-    return np.stack([_stretched(part, side, *shape) + step for part, step in zip(flow, move, strict=True)])
-
-
-def _brightness(tone: Numbers, description: Description, video: VideoFormat) -> Numbers:
-    """Grey levels [H, W]. A step is half a grey level, and half a one more for each of noise."""
-    return _stretched(tone * (1 + description.noise), TONE_SIDE, video.height, video.width, halves=2)
+    return np.stack([_stretched(part, side, *shape) for part in flow])
 
 
 def _stretched(grid: Numbers, side: int, height: int, width: int, halves: int = 1) -> Numbers:
@@ -144,20 +170,21 @@ def find_flows(frames: Frames, description: Description, video: VideoFormat, pri
     if description.scene_class in (None, "static"):
         return SceneLatents()
     side, shape = _flow_side(description), (len(frames), 2, *flow_grid(description, video))
+    keys = KeyPictures([frames[key : key + 1] for key in description.keys])
     flows, fine, held = np.zeros(shape, np.int32), np.zeros((0, 0), np.uint8), -1
     for t in range(len(frames)):
-        key = int(description.keys[description.key_of(t)])
-        if t == key:
-            continue
-        if key != held:
-            held, fine = key, _in_half_samples(frames.y[key], side)
         last = flows[t - 1] if t else flows[0]
+        if t in description.keys:
+            flows[t] = last
+            continue
+        if description.key_of(t) != held:
+            held = description.key_of(t)
+            fine = _fine(keys.planes(held)[0], side)
         found = _best_flow(frames.y[t], fine, description.moves[t], last, side)
 
-        def error(flow: Numbers, t: int = t, key: int = key) -> float:
-            told = SceneLatents(flow[None].repeat(t + 1, axis=0))
-            shown = follow(frames[key : key + 1], t, description, told, video)
-            return _squared(frames.y[t], shown.y[0])
+        def error(flow: Numbers, t: int = t) -> float:
+            shown = _brightened(_moved(keys, t, 0, description, flow, video), t, None, description, video)
+            return _squared(frames.y[t], shown)
 
         flows[t] = _cheapest([last, np.zeros_like(last), found], last, error, LARGEST_FLOW, price)
     return SceneLatents(flows if flows.any() else None)
@@ -185,7 +212,7 @@ def _best_flow(target: Plane, fine: Plane, move: Numbers, start: Numbers, side: 
 def with_tones(
     latents: SceneLatents,
     frames: Frames,
-    keys: list[Frames],
+    keys: KeyPictures,
     description: Description,
     video: VideoFormat,
     price: float,
@@ -197,14 +224,16 @@ def with_tones(
     padding = [(0, -length % TONE_SIDE) for length in (video.height, video.width)]
     tones = np.zeros((len(frames), rows, columns), np.int32)
     for t in range(len(frames)):
-        shown = follow(keys[description.key_of(t)], t, description, latents, video).y[0]
-        lacking = np.pad(frames.y[t].astype(np.int32) - shown, padding, mode="edge")
+        shown = follow(keys, t, description, latents, video).y[0].astype(np.int32)
+        lacking = np.pad(frames.y[t] - shown, padding, mode="edge")
         mean = lacking.reshape(rows, TONE_SIDE, columns, TONE_SIDE).mean((1, 3))
         found = np.clip(np.round(2 * mean / (1 + description.noise)), -LARGEST_TONE, LARGEST_TONE).astype(np.int32)
         last = tones[t - 1] if t else tones[0]
 
-        def error(tone: Numbers, t: int = t, shown: Plane = shown) -> float:
-            return _squared(frames.y[t], np.clip(shown + _brightness(tone, description, video), 0, 255))
+        def error(tone: Numbers, t: int = t, shown: Numbers = shown) -> float:
+            steps = tone * (1 + description.noise)
+            brighter = _stretched(steps, TONE_SIDE, video.height, video.width, halves=2)
+            return _squared(frames.y[t], np.clip(shown + brighter, 0, 255))
 
         tones[t] = _cheapest([last, np.zeros_like(last), found], last, error, LARGEST_TONE, price)
     return SceneLatents(latents.flows, tones if tones.any() else None)

@@ -30,7 +30,15 @@ from codec.networks.description import (
     code_description,
 )
 from codec.networks.latent_grids import Grid, code_grids, grid_shapes
-from codec.networks.scene_latents import SceneLatents, code_latents, find_flows, follow, with_tones
+from codec.networks.scene_latents import (
+    KeyPictures,
+    SceneLatents,
+    code_latents,
+    find_flows,
+    flow_at,
+    follow,
+    with_tones,
+)
 from codec.strategies.protocol import EncodeSettings
 
 if TYPE_CHECKING:
@@ -105,13 +113,13 @@ class SemanticLatent:
         fitted, targets = _fit(frames, description, flows, price, options)
         weights, grids = _cheaper_weights(fitted, targets, price), fitted.grids()
         network = _decoder_of(weights)
-        keys = [_picture(network, latents, video) for latents in grids]
+        keys = KeyPictures([_picture(network, latents, video) for latents in grids])
         writer = Writer()
         code_description(writer, description, len(frames))
         code_latents(
             writer, with_tones(flows, frames, keys, description, video, price), description, video, len(frames)
         )
-        _code_weights(writer, weights, fitted.decoder)
+        code_weights(writer, weights, fitted.decoder)
         for latents in grids:
             code_grids(writer, latents, _shapes(video))
         return writer.to_bytes()
@@ -127,10 +135,10 @@ class SemanticLatent:
         description = code_description(reader, None, frame_count)
         latents = code_latents(reader, None, description, video, frame_count)
         network: LightweightIFrameDecoder = built(LightweightIFrameDecoder)
-        load_integers(network, _code_weights(reader, None, network))
+        load_integers(network, code_weights(reader, None, network))
         keys = [_picture(network, code_grids(reader, None, _shapes(video)), video) for _ in description.keys]
-        parts = [follow(keys[description.key_of(t)], t, description, latents, video) for t in range(frame_count)]
-        return Frames.concatenate(parts)
+        pictures = KeyPictures(keys)
+        return Frames.concatenate([follow(pictures, t, description, latents, video) for t in range(frame_count)])
 
 
 def _decoder_of(weights: Weights) -> LightweightIFrameDecoder:
@@ -175,8 +183,7 @@ def _fit(
 
 
 def _moves(frame: int, description: Description, latents: SceneLatents) -> bool:
-    flowing = latents.flows is not None and latents.flows[frame].any()
-    return bool(description.moves[frame].any() or flowing)
+    return bool(description.moves[frame].any()) or flow_at(frame, description, latents) is not None
 
 
 def _picture(network: LightweightIFrameDecoder, grids: list[Grid], video: VideoFormat) -> Frames:
@@ -190,7 +197,7 @@ def _picture(network: LightweightIFrameDecoder, grids: list[Grid], video: VideoF
     return Frames(from_phases(planes[:4], video.height, video.width)[None], planes[4:5], planes[5:6])
 
 
-def _code_weights(coder: Coder, told: Weights | None, network: LightweightIFrameDecoder) -> Weights:
+def code_weights(coder: Coder, told: Weights | None, network: LightweightIFrameDecoder) -> Weights:
     """Each tensor: how far its integers are shifted, which table, the integers."""
     read: Weights = {}
     for name, parameter in network.named_parameters():

@@ -75,13 +75,17 @@ def encode_file(
 ) -> str:
     """Compress `source` into `out`; the line to print. Raises BadInputError, also where `out` is no .evc name."""
     order = order or EncodeOrder()
-    _compute_on(order.device)
     if out.suffix.lower() != ".evc":
         raise BadInputError(f"{out}: encode writes .evc files; give a name that ends in .evc")
     for written in (out, order.report):
         if written:
             _refuse_same_file(source, written)
-    with open_video(source) as reader, whole_file(out) as partial, partial.open("w+b") as sink:
+    with (
+        _computing_on(order.device),
+        open_video(source) as reader,
+        whole_file(out) as partial,
+        partial.open("w+b") as sink,
+    ):
         passes = _Passes(source, reader)
         with _bar(console, "encoding", reader.expected_frames) as advance_to:
             try:
@@ -110,8 +114,7 @@ def decode_file(source: Path, out: Path, console: Console, warn: Warn, order: De
     that leaves no way to the next scene makes all the rest grey, as far as the file's header counts.
     """
     _refuse_same_file(source, out)
-    _compute_on(order.device)
-    with open_evc(source) as file, TemporaryFile() as sound:
+    with _computing_on(order.device), open_evc(source) as file, TemporaryFile() as sound:
         header = EvcReader(file).header
         has_sound = order.audio and _audio_of(EvcReader(file), out, sound, warn, conceal=order.conceal)
         lost: list[SceneEntry | LostEnd] = []
@@ -137,11 +140,23 @@ def decode_file(source: Path, out: Path, console: Console, warn: Warn, order: De
     return f"{out}: {count} frames{verified}{losses}", bool(lost)
 
 
-def _compute_on(device: str) -> None:
-    if device != "cpu":  # where they do anyway: torch is not imported for it
-        from codec.networks.exact import compute_on
+@contextmanager
+def _computing_on(device: str) -> Iterator[None]:
+    """Networks compute there within the block. Raises BadInputError where it is not there, or has too little memory."""
+    if device == "cpu":  # where they do anyway: torch is not imported for it
+        yield
+        return
+    import torch
 
-        compute_on(device)
+    from codec.networks.exact import compute_on
+
+    compute_on(device)
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BadInputError(f"{device} has too little memory for pictures of this size: use --device cpu") from error
+    finally:
+        compute_on("cpu")
 
 
 def describe_file(source: Path) -> dict[str, Any]:

@@ -62,6 +62,13 @@ PROBES = [
     Probe("temporary file", "tempfile.TemporaryFile()", otherwise="2"),
     Probe("file in memory folder", "open('/dev/shm/evocodec-probe', 'w'); os.unlink('/dev/shm/evocodec-probe')"),
     Probe("file in working folder", "open('here', 'w')"),
+    Probe("own memory as a file", "os.open(f'/proc/self/task/{threading.get_native_id()}/mem', os.O_WRONLY)"),
+    Probe("own place in line", "os.open(f'/proc/self/task/{threading.get_native_id()}/oom_score_adj', os.O_WRONLY)"),
+    Probe(
+        "addresses of the machine",
+        "one = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
+        "fcntl.ioctl(one, 0x8912, struct.pack('iP', 0, 0))",  # SIOCGIFCONF
+    ),
     Probe("parent's name", "open(f'/proc/{os.getppid()}/comm', 'w')"),
     Probe("a thread's name", "open(f'/proc/self/task/{threading.get_native_id()}/comm', 'w')"),
     Probe("unnamed file", "os.open(folder, os.O_TMPFILE | os.O_RDWR)"),

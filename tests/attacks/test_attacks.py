@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from loud import LIMITS, LOUD, REFUSALS, SLOW, Loud, candidate_of, open_folder, probe_with, run
+from loud import LIMITS, LOUD, REFUSALS, SLOW, Loud, candidate_of, clip, open_folder, probe_with, run
 from probes import PROBES, Probe
 
 from codec.errors import BadInputError
@@ -19,7 +20,7 @@ from tasks.candidate import Candidate
 from tasks.execute import trust
 from tasks.execute.clips import LoadedClip
 from tasks.execute.harness import Evaluation
-from tasks.execute.isolation import ProcessIsolation, SandboxIsolation
+from tasks.execute.isolation import Job, ProcessIsolation, SandboxIsolation
 from tasks.execute.sandbox import layers
 from tasks.execute.trust import isolation_for
 from tasks.measure.anchors import SEED
@@ -176,3 +177,22 @@ def test_only_the_projects_own_sources_run_where_there_is_no_sandbox(monkeypatch
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
     with pytest.raises(BadInputError, match="AWS_ACCESS_KEY_ID is set"):
         isolation_for(changed, LIMITS, unsafe=True)
+
+
+TELLING_WHEN = """
+import json, time
+def compress_video_tensor(frames, config, device):
+    began = time.monotonic()
+    time.sleep(0.5)
+    return {"compressed_data": json.dumps([began, time.monotonic()]).encode()}
+"""
+
+
+def test_with_a_gpu_one_candidates_process_runs_at_a_time() -> None:
+    """What one binds, another could see. Needs no GPU."""
+    arguments = {"config": {}, "width": 16, "height": 16}
+    job = Job("encode", {"encoder.py": TELLING_WHEN}, clip().planar, arguments, 40, 10**6)
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda _: SandboxIsolation(LIMITS, "gpu").run(job), range(2)))
+    earlier, later = sorted(json.loads(outcome.output) for outcome in outcomes)
+    assert earlier[1] <= later[0]

@@ -19,9 +19,15 @@ import numpy as np
 from codec import strategies
 from codec.bitstream import EvcReader, EvcWriter, frames_hash
 from codec.demo_clip import demo_clip
+from codec.entropy import Writer
 from codec.frames import Frames, VideoFormat
+from codec.networks.auto_decoder import CHANNELS, LightweightIFrameDecoder
+from codec.networks.description import Description, code_description
+from codec.networks.latent_grids import code_grids, grid_shapes
+from codec.networks.scene_latents import SceneLatents, code_latents, flow_grid, tone_grid
 from codec.strategies.hybrid_semantic.syntax import Enhancement, write_enhancement
 from codec.strategies.protocol import EncodeSettings
+from codec.strategies.semantic_latent import code_weights
 from tests.codec.test_i_frame_interpolation import every_tool
 
 GOLDEN = Path(__file__).parent / "golden" / "every_strategy.evc"
@@ -59,6 +65,24 @@ def hybrid_over(name: str, settings: EncodeSettings, frames: Frames, video: Vide
     return bytes([base.code]) + len(payload).to_bytes(4, "little") + payload + stream
 
 
+def every_latent(video: VideoFormat) -> bytes:
+    """Put together by hand, since an encoder would hardly use all that may be said."""
+    rng, writer = np.random.default_rng(8), Writer()
+    moves, later = rng.integers(-9, 10, (FRAMES, 3)).astype(np.int32), np.array([False, True, True, False])
+    told = Description(np.arange(2, dtype=np.int32) * FRAMES // 2, moves, later, "talking_head", 3)
+    flows = rng.integers(-12, 13, (FRAMES, 2, *flow_grid(told, video))).astype(np.int32)
+    tones = rng.integers(-9, 10, (FRAMES, *tone_grid(video))).astype(np.int32)
+    code_description(writer, told, FRAMES)
+    code_latents(writer, SceneLatents(flows, tones), told, video, FRAMES)
+    network = LightweightIFrameDecoder()
+    weights = {name: rng.integers(-60, 61, tuple(p.shape)).astype(np.int16) for name, p in network.named_parameters()}
+    code_weights(writer, weights, network)
+    for _ in told.keys:
+        shapes = grid_shapes(video.chroma_height, video.chroma_width, CHANNELS)
+        code_grids(writer, [rng.integers(-9, 10, shape).astype(np.int32) for shape in shapes], shapes)
+    return writer.to_bytes()
+
+
 def by(name: str, settings: EncodeSettings) -> Callable[[Frames, VideoFormat], bytes]:
     return lambda frames, video: strategies.get(name).encode(frames, video, settings)
 
@@ -90,6 +114,7 @@ SCENES: tuple[tuple[str, Source, int, Callable[[Frames, VideoFormat], bytes]], .
     ("hybrid_semantic", crop, 48, partial(hybrid_over, "vvc", EncodeSettings(0.6, "faster"), network=5)),
     # With a description that tells the class, and latents of flow.
     ("semantic_latent", crop, 24, by("semantic_latent", EncodeSettings(0.9, options={"steps": "30", "keys": "1"}))),
+    ("semantic_latent", crop, 24, lambda frames, video: every_latent(video)),
 )
 
 

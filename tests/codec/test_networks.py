@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,27 @@ def test_convolutions_are_exact_for_any_shape_threads_and_batch(seed: int) -> No
             assert torch.equal(alone, together)
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_thread_that_leaves_exact_arithmetic_leaves_the_others_in_it() -> None:
+    before = torch.backends.cudnn.enabled, torch.get_float32_matmul_precision()
+    inside, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with exact_arithmetic():
+            inside.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=other)
+    with exact_arithmetic():
+        thread.start()
+        assert inside.wait(60)
+    try:
+        assert (torch.backends.cudnn.enabled, torch.get_float32_matmul_precision()) == (False, "highest")
+    finally:
+        leave.set()
+        thread.join()
+    assert (torch.backends.cudnn.enabled, torch.get_float32_matmul_precision()) == before
 
 
 def test_the_largest_sums_choose_a_type_that_holds_them() -> None:

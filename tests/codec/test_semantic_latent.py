@@ -24,6 +24,7 @@ from codec.networks.auto_decoder import CHANNELS, LightweightIFrameDecoder
 from codec.networks.description import CLASSES, Description, SemanticDescriptionGenerator, code_description
 from codec.networks.latent_grids import code_grids, grid_shapes
 from codec.networks.scene_latents import (
+    KeyPictures,
     SceneLatents,
     code_latents,
     find_flows,
@@ -139,13 +140,13 @@ def test_options_change_the_fit_and_not_what_a_decoder_needs_to_know() -> None:
 
 def read_grids(payload: bytes) -> list[np.ndarray]:
     from codec.networks.exact import built
-    from codec.strategies.semantic_latent import _code_weights
+    from codec.strategies.semantic_latent import code_weights
 
     frames, video = clip()
     reader = Reader(payload)
     description = code_description(reader, None, len(frames))
     code_latents(reader, None, description, video, len(frames))
-    _code_weights(reader, None, built(LightweightIFrameDecoder))
+    code_weights(reader, None, built(LightweightIFrameDecoder))
     return code_grids(reader, None, grid_shapes(video.chroma_height, video.chroma_width, CHANNELS))
 
 
@@ -177,7 +178,7 @@ def test_a_pan_with_a_fade_is_described_and_followed() -> None:
     pan = Frames(y.astype(np.uint8), u, u)
     told = SemanticDescriptionGenerator().describe(pan, 1)
     assert np.abs(told.moves[1:] - [[2 * t, 4 * t, 3 * t] for t in range(1, 6)]).max() <= 1
-    last = follow(pan[:1], 5, told, SceneLatents(), VideoFormat(240, 120, video.frame_rate))
+    last = follow(KeyPictures([pan[:1]]), 5, told, SceneLatents(), VideoFormat(240, 120, video.frame_rate))
     inner = (slice(10, -10), slice(15, -15))
     assert np.abs(last.y[0][inner].astype(int) - pan.y[5][inner]).mean() < 1
 
@@ -197,10 +198,10 @@ def parts_that_move(count: int = 5) -> tuple[Frames, VideoFormat]:
 def test_what_moves_and_brightens_beyond_global_motion_is_followed() -> None:
     frames, video = parts_that_move()
     told = replace(SemanticDescriptionGenerator().describe(frames, 1), scene_class="talking_head", noise=0)
-    key = frames[:1]
+    keys = KeyPictures([frames[:1]])
     flows = find_flows(frames, told, video, price=50)
-    both = with_tones(flows, frames, [key], told, video, price=50)
-    plain, flowing, shown = (follow(key, 4, told, latents, video).y[0] for latents in (SceneLatents(), flows, both))
+    both = with_tones(flows, frames, keys, told, video, price=50)
+    plain, flowing, shown = (follow(keys, 4, told, latents, video).y[0] for latents in (SceneLatents(), flows, both))
     left, corner = (slice(None), slice(0, 128)), (slice(80, None), slice(208, None))
     assert squared_error(frames.y[4][left], flowing[left]) < 0.3 * squared_error(frames.y[4][left], plain[left])
     assert squared_error(frames.y[4][corner], shown[corner]) < 0.25 * squared_error(
@@ -215,7 +216,24 @@ def test_what_moves_and_brightens_beyond_global_motion_is_followed() -> None:
 def test_latents_that_do_not_pay_are_left_out() -> None:
     frames, video = parts_that_move()
     told = SemanticDescriptionGenerator().describe(frames, 1)
-    assert with_tones(find_flows(frames, told, video, 1e9), frames, [frames[:1]], told, video, 1e9) == SceneLatents()
+    keys, price = KeyPictures([frames[:1]]), 1e9
+    assert with_tones(find_flows(frames, told, video, price), frames, keys, told, video, price) == SceneLatents()
+
+
+def test_following_is_the_same_for_ever_at_any_size() -> None:
+    """In integers, so a digest tells: flows and tones at odd sizes, between centres and beyond the edges."""
+    found, rng = hashlib.sha256(), np.random.default_rng(4)
+    for height, width in ((1, 1), (67, 131), (90, 33)):
+        video, half = VideoFormat(width, height, Fraction(25)), (1, -(-height // 2), -(-width // 2))
+        planes = (rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((1, height, width), half, half))
+        moves = np.array([[0, 0, 0], [3, -5, 7], [-40, 260, -9]], np.int32)
+        told = Description(np.zeros(1, np.int32), moves, np.zeros(3, bool), "talking_head", 5)
+        flows = rng.integers(-63, 64, (3, 2, *flow_grid(told, video))).astype(np.int32)
+        latents = SceneLatents(flows, rng.integers(-20, 21, (3, *tone_grid(video))).astype(np.int32))
+        keys = KeyPictures([Frames(*planes)])
+        for frame in range(3):
+            found.update(follow(keys, frame, told, latents, video).to_bytes())
+    assert found.hexdigest()[:16] == "6105aabc7765a04d"
 
 
 @pytest.mark.parametrize("scene_class", CLASSES)

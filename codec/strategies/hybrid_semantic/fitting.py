@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 MAX_SETS = 3
 PROBED_FRAMES = 4
 TURNS = 4
-KEPT_RESIDUALS = 1 << 28  # at two bytes each: four frames of 1080p; those beyond are computed again
+KEPT_RESIDUALS = 1 << 28  # at two bytes each: seven frames of 1080p; those beyond are computed again
 DESCENTS = 3
 RIDGE = 1e-3
 ROUNDING = 1 / 12  # mean square of what rounding a real number moves it by

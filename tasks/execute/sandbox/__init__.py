@@ -6,7 +6,7 @@ that their start-up runs inside too.
 
     rlimits        limits.py       how much memory, time, files and threads
     privileges     privileges.py   root becomes an ordinary user; nothing can be gained back
-    Landlock       landlock.py     which files can be read; none can be written; no TCP, no signals out
+    Landlock       landlock.py     which files can be read; none but a GPU's can be written; no TCP, no signals out
     seccomp        seccomp.py      which system calls exist at all
 
 Candidates enter by `enter`, the broker that runs one program for them by `enter_as_broker`.
@@ -49,7 +49,8 @@ GPU_FACTS: Final = (
     # Where some hosts mount the driver's libraries.
     "/usr/local/nvidia",
 )
-# The driver gives its threads names, or does not start. What is written here goes with the process.
+# The driver gives its threads names, or does not start. What is written here goes with the process. The rule covers
+# more than names; of the rest, what is root's while a process is not dumpable stays shut: memory, scores, user maps.
 GPU_THREADS: Final = "/proc/self/task"
 
 # What the kernel starts before a dynamically linked program: glibc's, by machine.

@@ -1,4 +1,5 @@
-"""Landlock: which files the process can read. It can write, make and remove none, and execute none but the broker's.
+"""Landlock: which files the process can read. It can make and remove none, write none but a GPU's devices and facts of
+itself, and execute none but the broker's.
 
 Owns the ruleset. Calls that Landlock does not govern (stat, utime, chmod, sockets other than TCP) are seccomp's.
 Source: Documentation/userspace-api/landlock.rst of the Linux kernel.

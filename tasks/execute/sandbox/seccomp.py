@@ -5,7 +5,8 @@ because what Linux adds next year must be refused too. Refused calls answer EPER
 go on; calls of another instruction set kill, since no honest program makes them.
 Source: Documentation/userspace-api/seccomp_filter.rst of the Linux kernel; seccomp(2).
 
-What is missing on purpose: exec and fork, which only the broker has; sockets of every kind; ptrace, process_vm_* and
+What is missing on purpose: exec and fork, which only the broker has; sockets of every kind, but for one that CUDA
+cannot do without, to which nothing connects; ptrace, process_vm_* and
 pidfd; io_uring, which runs calls past any filter; memfd, SysV and POSIX shared memory, keys and message queues, where
 one process could leave bits for the next; utime, chmod, chown, xattr, rename, link, unlink, truncate, locks, where it
 could leave them in files that it can only read; mincore and fadvise, which tell and steer the page cache; priorities,
@@ -143,6 +144,8 @@ THREAD_FLAGS: Final = (0x3D0F00, 0x7D0F00)
 WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 # AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, the default protocol
 DRIVERS_SOCKET: Final = (1, 0x80005, 0)
+# SIOC…, FIOSETOWN, SIOCSPGRP: interfaces and addresses of the machine, and who gets signals
+SOCKET_IOCTLS: Final = (0xFF00, 0x8900)
 # fopen's "w" and "we"
 FOPEN_W: Final = tuple(os.O_WRONLY | os.O_CREAT | os.O_TRUNC | more for more in (0, os.O_CLOEXEC))
 # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC: no locks, and no F_SETOWN, which sends signals.
@@ -239,6 +242,24 @@ class NotAllOf:
 
 
 @dataclass(frozen=True)
+class NotAmong:
+    """Allowed where an argument's bits of `mask` are not `value`."""
+
+    argument: int
+    mask: int
+    value: int
+
+    def instructions(self) -> list[_Instruction]:
+        return [
+            _load_argument(self.argument),
+            (AND, 0, 0, self.mask),
+            (JUMP_EQUAL, 0, 1, self.value),
+            (RETURN, 0, 0, REFUSE | errno.EPERM),
+            (RETURN, 0, 0, ALLOW),
+        ]
+
+
+@dataclass(frozen=True)
 class Exactly:
     """Allowed where each of the arguments, counted from 0, is this one value."""
 
@@ -263,7 +284,7 @@ class Answer:
         return [(RETURN, 0, 0, REFUSE | self.errno)]
 
 
-Condition = OneOf | NoneOf | NotAllOf | Exactly | Answer
+Condition = OneOf | NoneOf | NotAllOf | NotAmong | Exactly | Answer
 
 
 def conditions(pid: int, *, with_devices: bool = False, with_programs: bool = False) -> dict[str, Condition]:
@@ -283,13 +304,13 @@ def conditions(pid: int, *, with_devices: bool = False, with_programs: bool = Fa
     if with_devices:
         # The driver's own calls are ioctls on its devices, which it opens for writing and shares memory with. Landlock
         # decides which devices those are. What else it does not start without, an H100's told by refusing it:
-        found |= {"ioctl": NoneOf(1, 0), "mmap": NoneOf(3, 0)}
+        found |= {"ioctl": NotAmong(1, *SOCKET_IOCTLS), "mmap": NoneOf(3, 0)}
         # It names its threads through files of /proc, opened as fopen does for "w". Landlock of every version refuses
         # that where nothing may be written.
         making = os.O_CREAT | os.O_TRUNC
         found |= {"open": NoneOf(1, making, FOPEN_W), "openat": NoneOf(2, making, FOPEN_W)}
-        # It listens at an abstract address of its own; at a path, Landlock refuses it. Nobody answers: no process may
-        # connect.
+        # It listens at an abstract address of its own; at a path, Landlock refuses it. No process may connect; but that
+        # an address is taken can be seen, so candidates with a GPU run one at a time.
         found |= {"socket": Exactly(DRIVERS_SOCKET), "bind": NoneOf(1, 0), "listen": NoneOf(1, 0)}
         # It asks for NVIDIA's multi-process service, and clears away what was never there.
         gone = Answer(errno.ENOENT)
