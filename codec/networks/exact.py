@@ -42,9 +42,9 @@ def exact_arithmetic() -> Iterator[None]:
     """
     global _within
     with _lock:
-        _within += 1
-        if _within == 1:
+        if _within == 0:
             _plain_kernels.enter_context(_only_plain_kernels())
+        _within += 1
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
@@ -78,7 +78,8 @@ _computing_on = CPU
 def compute_on(device: str) -> None:
     """Where networks compute in this process from now on: "cpu", where they begin, or "cuda".
 
-    What they compute is the same; what is fitted by descent, in real numbers, may be another network.
+    What they compute is the same; what is fitted by descent, in real numbers, may be another network, and another each
+    time.
 
     Raises BadInputError where torch cannot use the device.
     """

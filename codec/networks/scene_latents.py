@@ -87,12 +87,14 @@ class KeyPictures:
 
     def fine(self, index: int) -> list[Plane]:
         """Y, U and V padded to whole blocks, and twice the size."""
-        if index not in self._held:
+        fine = self._held.pop(index, None)
+        if fine is None:
             if len(self._held) > 1:
                 del self._held[next(iter(self._held))]
             units = (BLOCK, BLOCK // 2, BLOCK // 2)
-            self._held[index] = [_fine(plane, unit) for plane, unit in zip(self.planes(index), units, strict=True)]
-        return self._held[index]
+            fine = [_fine(plane, unit) for plane, unit in zip(self.planes(index), units, strict=True)]
+        self._held[index] = fine  # the one used last comes last
+        return fine
 
 
 def follow(

@@ -96,6 +96,15 @@ def test_a_thread_that_leaves_exact_arithmetic_leaves_the_others_in_it() -> None
     assert (torch.backends.cudnn.enabled, torch.get_float32_matmul_precision()) == before
 
 
+def test_what_could_not_be_entered_once_is_entered_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_float32_matmul_precision", lambda: 1 // 0)
+        with pytest.raises(ZeroDivisionError), exact_arithmetic():
+            pass
+    with exact_arithmetic():
+        assert not torch.backends.cudnn.enabled
+
+
 def test_the_largest_sums_choose_a_type_that_holds_them() -> None:
     assert IntegerConv(16, 16, 3, largest_input=255).dtype == torch.float32
     wide = IntegerConv(128, 1, 3, largest_input=255)

@@ -6,7 +6,8 @@ that their start-up runs inside too.
 
     rlimits        limits.py       how much memory, time, files and threads
     privileges     privileges.py   root becomes an ordinary user; nothing can be gained back
-    Landlock       landlock.py     which files can be read; none but a GPU's can be written; no TCP, no signals out
+    Landlock       landlock.py     which files can be read; writing to none, but with a GPU to it and to facts of
+                                   itself; no TCP, no signals out
     seccomp        seccomp.py      which system calls exist at all
 
 Candidates enter by `enter`, the broker that runs one program for them by `enter_as_broker`.

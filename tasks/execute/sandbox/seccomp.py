@@ -144,8 +144,8 @@ THREAD_FLAGS: Final = (0x3D0F00, 0x7D0F00)
 WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 # AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, the default protocol
 DRIVERS_SOCKET: Final = (1, 0x80005, 0)
-# SIOC…, FIOSETOWN, SIOCSPGRP: interfaces and addresses of the machine, and who gets signals
-SOCKET_IOCTLS: Final = (0xFF00, 0x8900)
+# SIOC…, FIOSETOWN, SIOCSPGRP, and wireless ones from 0x8B00: interfaces of the machine, and who gets signals
+SOCKET_IOCTLS: Final = (0xFD00, 0x8900)
 # fopen's "w" and "we"
 FOPEN_W: Final = tuple(os.O_WRONLY | os.O_CREAT | os.O_TRUNC | more for more in (0, os.O_CLOEXEC))
 # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC: no locks, and no F_SETOWN, which sends signals.
