@@ -101,7 +101,7 @@ class SemanticLatent:
     presets = ("default",)
 
     def encode(self, frames: Frames, video: VideoFormat, settings: EncodeSettings) -> bytes:
-        """Seeded and on one picture size: the same frames and settings give the same bytes on one machine."""
+        """Seeded and on one picture size: the same frames and settings give the same bytes on one processor."""
         if settings.scale != "1":
             raise BadInputError(f"{self.name} codes at full size only: leave the scale at 1")
         if settings.preset not in (None, *self.presets):

@@ -225,23 +225,6 @@ class NoneOf:
 
 
 @dataclass(frozen=True)
-class NotAllOf:
-    """Allowed where an argument lacks a bit of `mask`."""
-
-    argument: int
-    mask: int
-
-    def instructions(self) -> list[_Instruction]:
-        return [
-            _load_argument(self.argument),
-            (AND, 0, 0, self.mask),
-            (JUMP_EQUAL, 0, 1, self.mask),
-            (RETURN, 0, 0, REFUSE | errno.EPERM),
-            (RETURN, 0, 0, ALLOW),
-        ]
-
-
-@dataclass(frozen=True)
 class NotAmong:
     """Allowed where an argument's bits of `mask` are not `value`."""
 
@@ -284,7 +267,7 @@ class Answer:
         return [(RETURN, 0, 0, REFUSE | self.errno)]
 
 
-Condition = OneOf | NoneOf | NotAllOf | NotAmong | Exactly | Answer
+Condition = OneOf | NoneOf | NotAmong | Exactly | Answer
 
 
 def conditions(pid: int, *, with_devices: bool = False, with_programs: bool = False) -> dict[str, Condition]:
@@ -294,7 +277,7 @@ def conditions(pid: int, *, with_devices: bool = False, with_programs: bool = Fa
         "openat": NoneOf(2, WRITING),
         "fcntl": OneOf(1, FCNTL),
         "ioctl": OneOf(1, IOCTL),
-        "mmap": NotAllOf(3, SHARED_ANONYMOUS),
+        "mmap": NotAmong(3, SHARED_ANONYMOUS, SHARED_ANONYMOUS),
         "clone": OneOf(0, THREAD_FLAGS),
         "prctl": OneOf(0, PRCTL),
         "prlimit64": OneOf(0, (0,)),  # its own limits only, and those cannot be raised
